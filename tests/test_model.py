@@ -1,0 +1,207 @@
+"""The search space, the child networks and their training."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import (
+    LAYER_DECISIONS,
+    Architecture,
+    Child,
+    Images,
+    Layer,
+    Recipe,
+    SearchSpace,
+    orthogonalize,
+    parse_architecture,
+    random_shift,
+    summarize,
+    top_k_accuracy,
+    train_child,
+)
+
+MIDDLE = parse_architecture("k5f16p0-k5f32p1")
+layers = st.builds(Layer, *(st.sampled_from(decision.choices) for decision in LAYER_DECISIONS))
+architectures = st.lists(layers, min_size=1, max_size=5).map(lambda chosen: Architecture(tuple(chosen)))
+
+
+def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, seed: int = 0) -> Images:
+    """Noise with a bright bar whose row tells the class: easy to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=generator)
+    pixels = torch.randint(0, 60, (n, *shape), generator=generator, dtype=torch.uint8)
+    pixels[torch.arange(n), :, 2 + 2 * labels] = 255
+    return Images(pixels, labels)
+
+
+# --- text form and space ------------------------------------------------------------------------------------------
+
+
+@given(architectures)
+def test_text_form_parses_back(architecture):
+    assert parse_architecture(str(architecture)) == architecture
+
+
+def test_the_default_space_has_729_networks_each_with_its_own_name():
+    space = SearchSpace()
+    assert [decision.name for decision in space.decisions] == ["kernel", "filters", "padding"] * 2
+    names = {str(space.decode(actions)) for actions in itertools.product(range(3), repeat=6)}
+    assert len(names) == 729 and {"k3f8p0-k3f8p0", "k7f32p2-k7f32p2"} < names
+    assert str(space.decode([1, 1, 0, 1, 2, 1])) == "k5f16p0-k5f32p1"
+
+
+@given(architectures)
+def test_encode_is_the_inverse_of_decode(architecture):
+    space = SearchSpace(len(architecture.layers))
+    assert space.decode(space.encode(architecture)) == architecture
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        "k5",
+        "k4f16p0",
+        "k5f17p0",
+        "k5f16p3",
+        "k5f16p0-",
+        "K5f16p0",
+        "k05f16p0",
+        "k5f16p0 ",
+        "k\u0665f16p0",
+        "k5f16p0\n",
+    ],
+)
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match=r"architecture|search space"):
+        parse_architecture(text)
+
+
+@given(st.text(alphabet="kfp-0123456789x", max_size=20))
+def test_any_text_is_an_architecture_that_prints_the_same_or_a_value_error(text):
+    try:
+        assert str(parse_architecture(text)) == text
+    except ValueError as error:
+        assert repr(text) in str(error)
+
+
+# --- the child ----------------------------------------------------------------------------------------------------
+
+
+def test_two_layers_are_the_original_network():
+    """Sizes worked out by hand: 28 -5+1-> 24 -pool-> 12 -5+2+1-> 10."""
+    rows = summarize(Child(MIDDLE, (1, 28, 28), 10), (1, 28, 28))
+    assert [row.output_shape for row in rows] == [(16, 24, 24), (32, 10, 10), (84,), (10,)]
+    assert [row.parameters for row in rows] == [16 * 26, 32 * (16 * 25 + 1), 84 * 3201, 10 * 85]
+    assert rows[0].flops == 2 * 25 * 16 * 24 * 24
+    assert rows[1].flops == 2 * 25 * 16 * 32 * 10 * 10
+    assert rows[2].flops == 2 * 3200 * 84
+
+
+def test_the_child_computes_what_its_description_says():
+    child = Child(MIDDLE, (1, 28, 28), 10)
+    x = torch.randn(3, 1, 28, 28)
+    first, second = child.convs
+    maps = torch.nn.functional.conv2d(x, first.weight, first.bias).relu()
+    maps = torch.nn.functional.max_pool2d(maps, 2)
+    maps = torch.nn.functional.conv2d(maps, second.weight, second.bias, padding=1).relu()
+    expected = child.classifier(child.hidden(maps.permute(0, 2, 3, 1).flatten(1)).relu())
+    torch.testing.assert_close(child(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 24, 40)])
+@pytest.mark.parametrize("text", ["k3f8p1", "k5f16p0-k5f32p1", "-".join(["k3f8p1"] * 6)])
+def test_any_depth_channels_size_and_classes(text, shape):
+    child = Child(parse_architecture(text), shape, num_classes=7)
+    assert child(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+def test_no_pooling_in_the_last_layer_or_below_8_pixels():
+    child = Child(parse_architecture("-".join(["k3f8p1"] * 6)), (1, 28, 28), 10)
+    assert child.pools == [True, True, False, False, False, False]  # 28 -> 14 -> 7, and 7 stays
+
+
+def test_a_map_that_vanishes_is_a_clear_error():
+    with pytest.raises(ValueError, match="layer 3 shrinks below 1x1"):
+        Child(parse_architecture("k7f8p0-k7f8p0-k7f8p0"), (1, 28, 28), 10)
+
+
+def test_top_k_accuracy_by_hand():
+    logits = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.1, 0.3], [0.2, 0.3, 0.9]])
+    labels = torch.tensor([1, 2, 0])
+    assert [top_k_accuracy(logits, labels, k) for k in (1, 2, 3, 5)] == [1 / 3, 2 / 3, 1, 1]
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, recipe", [("k3f8p0-k3f8p0", Recipe()), ("k5f16p0-k3f8p1", Recipe(epochs=1.5, shift=2))])
+def test_a_child_trained_twice_gives_the_same_numbers(text, recipe):
+    train, held_out = random_images(700), random_images(300, seed=1)
+    torch.manual_seed(1)
+    first = train_child(parse_architecture(text), train, held_out, 10, recipe, seed=5)
+    torch.manual_seed(2)  # the caller's random state doesn't matter
+    state = torch.get_rng_state()
+    second = train_child(parse_architecture(text), train, held_out, 10, recipe, seed=5)
+    assert torch.equal(state, torch.get_rng_state())  # and is left alone
+    assert first.accuracy == second.accuracy and first.top5_accuracy == second.top5_accuracy
+    for name, tensor in first.child.state_dict().items():
+        assert torch.equal(tensor, second.child.state_dict()[name]), name
+    other = train_child(parse_architecture(text), train, held_out, 10, recipe, seed=6)
+    assert not torch.equal(first.child.classifier.weight, other.child.classifier.weight)
+
+
+def test_training_learns_and_is_measured_on_the_held_out_images():
+    train, held_out = random_images(2000), random_images(500, seed=1)
+    trained = train_child(MIDDLE, train, held_out, 10, Recipe(), seed=0)
+    assert trained.accuracy > 0.9
+    wrong = Images(held_out.pixels, (held_out.labels + 1) % 10)
+    assert train_child(MIDDLE, train, wrong, 10, Recipe(), seed=0).accuracy < 0.1
+
+
+def test_fewer_images_than_a_batch_and_a_part_of_an_epoch():
+    train, held_out = random_images(10), random_images(20, seed=1)
+    for epochs in (0.01, 1, 2.5):
+        assert 0 <= train_child(MIDDLE, train, held_out, 10, Recipe(epochs=epochs), seed=0).accuracy <= 1
+
+
+def test_a_diverged_child_has_an_accuracy():
+    train, held_out = random_images(300), random_images(100, seed=1)
+    trained = train_child(MIDDLE, train, held_out, 10, Recipe(lr=1e30), seed=0)
+    assert not all(p.isfinite().all() for p in trained.child.parameters())
+    assert 0 <= trained.accuracy <= 0.5
+
+
+def test_colour_images_of_another_size():
+    train, held_out = random_images(600, (3, 32, 32), classes=5), random_images(200, (3, 32, 32), classes=5, seed=1)
+    assert train_child(MIDDLE, train, held_out, 5, Recipe(), seed=0).accuracy > 0.3
+
+
+@pytest.mark.parametrize("shape", [(8, 72), (16, 9), (5, 5)])
+def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values(shape):
+    matrix = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = u.T @ orthogonalize(matrix, iterations=10) @ v.T
+    torch.testing.assert_close(values, values.diagonal().diag(), rtol=0, atol=1e-9)
+    assert values.diagonal().min() > 0.65 and values.diagonal().max() < 1.25  # the iteration's known band around 1
+
+
+def test_random_shift_moves_each_image_by_itself():
+    pixels = torch.zeros(50, 2, 9, 9, dtype=torch.uint8)
+    pixels[:, :, 4, 4] = 7
+    moved = random_shift(pixels, 2, torch.Generator().manual_seed(0))
+    assert moved.shape == pixels.shape and (moved.sum((1, 2, 3)) == 14).all()
+    places = moved[:, 0].flatten(1).argmax(1)
+    offsets = {(int(p) // 9 - 4, int(p) % 9 - 4) for p in places}
+    assert len(offsets) > 15 and all(abs(o) <= 2 for pair in offsets for o in pair)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_training_on_the_gpu_learns_the_same():
+    train, held_out = random_images(2000), random_images(500, seed=1)
+    trained = train_child(MIDDLE, train, held_out, 10, Recipe(), seed=0, device="cuda")
+    assert next(trained.child.parameters()).is_cuda and trained.accuracy > 0.9

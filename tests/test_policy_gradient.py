@@ -1,0 +1,199 @@
+"""REINFORCE against exact gradients, and the search loop against its contract."""
+
+import itertools
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+import torch
+
+from controller import Controller
+from policy_gradient import PolicyGradient
+
+NUM_CHOICES = (3, 2, 3)
+ALL_ACTIONS = torch.tensor(list(itertools.product(*map(range, NUM_CHOICES))))  # (18, 3)
+REWARD = torch.linspace(-1, 2, len(ALL_ACTIONS), dtype=torch.float64).sin() * 3  # (18,)
+
+
+def tiny(num_choices=NUM_CHOICES, seed=0, **kwargs) -> Controller:
+    torch.manual_seed(seed)
+    return Controller(num_choices, hidden_size=8, **kwargs)
+
+
+def gradient(controller: Controller, value: torch.Tensor) -> torch.Tensor:
+    gradients = torch.autograd.grad(value, list(controller.parameters()), materialize_grads=True)
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def far_from_uniform() -> Controller:
+    controller = tiny().double()
+    for parameter in controller.parameters():
+        torch.nn.init.normal_(parameter)
+    return controller
+
+
+# --- the update ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.7, -20.0])
+def test_expected_reinforce_gradient_is_the_gradient_of_the_exact_expected_reward(baseline):
+    """Averaged over all sequences, weighted by their probabilities; a baseline changes nothing in expectation."""
+    controller = far_from_uniform()
+    probability = controller(ALL_ACTIONS).log_prob.sum(1).exp()
+    exact = gradient(controller, -(probability * REWARD).sum())
+
+    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.0)
+    expected = torch.zeros_like(exact)
+    for actions, reward, p in zip(ALL_ACTIONS, REWARD, probability.tolist(), strict=True):
+        loss, _ = policy_gradient.loss(actions[None], reward[None] - baseline)
+        expected += p * gradient(controller, loss)
+    assert exact.norm() > 0.1
+    torch.testing.assert_close(expected, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_expected_bonus_is_the_exact_entropy():
+    controller = far_from_uniform()
+    log_prob = controller(ALL_ACTIONS).log_prob.sum(1)
+    exact = -(log_prob.exp() * log_prob).sum().item()
+    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.3)
+    losses = [policy_gradient.loss(actions[None], torch.zeros(1))[0].item() for actions in ALL_ACTIONS]
+    expected = sum(p * loss for p, loss in zip(log_prob.exp().tolist(), losses, strict=True))
+    assert expected == pytest.approx(-0.3 * exact, abs=1e-12)
+
+
+def test_a_batch_is_the_mean_over_its_children():
+    controller = tiny().double()
+    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.2)
+    advantage = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    together = gradient(controller, policy_gradient.loss(ALL_ACTIONS[:3], advantage)[0])
+    singles = [
+        gradient(controller, policy_gradient.loss(ALL_ACTIONS[i : i + 1], advantage[i : i + 1])[0]) for i in range(3)
+    ]
+    torch.testing.assert_close(together, sum(singles) / 3)
+
+
+def test_update_raises_the_probability_of_the_better_child():
+    controller = tiny()
+    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.0)
+    good, bad = ALL_ACTIONS[3:4], ALL_ACTIONS[14:15]
+    before = (controller(good).log_prob.sum() - controller(bad).log_prob.sum()).item()
+    policy_gradient.update(torch.cat([good, bad]), [0.99, 0.98])
+    assert (controller(good).log_prob.sum() - controller(bad).log_prob.sum()).item() > before
+
+
+def test_the_baseline_is_read_before_the_batch_enters_it():
+    policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=0.8, reward_scale="none")
+    batches = [[1.0, 3.0], [5.0], [0.5, 0.5, 2.0]]
+    expected = 0.0
+    for rewards in batches:
+        advantage, baseline = policy_gradient.advantage(rewards)
+        assert baseline == pytest.approx(expected)
+        torch.testing.assert_close(advantage, torch.tensor(rewards) - expected)
+        expected = 0.8 * expected + 0.2 * sum(rewards) / len(rewards)
+
+
+def test_ranks_come_from_the_rewards_met_so_far():
+    policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=1.0)  # a baseline that stays 0
+    assert policy_gradient.advantage([0.5, 0.7])[0].tolist() == pytest.approx([-1 / 2, 1 / 2])
+    # among 0.5, 0.7, 0.6, 0.7: 0.6 has one below and two above; 0.7 has two below and none above
+    assert policy_gradient.advantage([0.6, 0.7])[0].tolist() == pytest.approx([-1 / 4, 2 / 4])
+    raised = PolicyGradient(tiny(), evaluate=None, baseline_decay=1.0)
+    raised.advantage([0.5**3, 0.7**3])  # ranks don't see a monotone transformation such as the paper's cube
+    assert raised.advantage([0.6**3, 0.7**3])[0].tolist() == pytest.approx([-1 / 4, 2 / 4])
+
+
+# --- the search ---------------------------------------------------------------------------------------------------
+
+
+def test_a_toy_reward_is_learned_clearly_better_than_chance():
+    """Reward: the share of tokens equal to 2; a uniform policy has 1/4 of them, over five seeds."""
+
+    def share(actions):
+        return sum(a == 2 for a in actions) / len(actions)
+
+    for seed in range(5):
+        torch.manual_seed(seed)
+        controller = Controller([4] * 6)
+        for _ in PolicyGradient(controller, share, seed=seed).search(num_children=150):
+            pass
+        sampled = controller(num_samples=200, generator=torch.Generator().manual_seed(0)).actions
+        assert (sampled == 2).double().mean() > 0.6
+
+
+def record_search(num_children=40, seed=0, num_choices=(4, 4, 4), evaluate=None, **settings):
+    calls = []
+
+    def call(actions):
+        calls.append(actions)
+        return evaluate(actions) if evaluate else sum(actions) / 9
+
+    policy_gradient = PolicyGradient(tiny(num_choices), call, seed=seed, **settings)
+    return calls, list(policy_gradient.search(num_children)), policy_gradient
+
+
+@pytest.mark.parametrize("update_lag", [0, 1, 3])
+@pytest.mark.parametrize("num_children", [1, 7, 40])
+def test_duplicates_are_evaluated_once_and_the_budget_is_met_exactly(num_children, update_lag):
+    calls, metrics, policy_gradient = record_search(num_children, update_lag=update_lag)
+    assert len(calls) == len(set(calls)) == num_children
+    assert len(policy_gradient.rewards) >= num_children  # duplicates enter the gradient too
+    assert metrics[-1]["samples"] == len(policy_gradient.rewards)
+    assert policy_gradient.stopped_early is None
+
+
+def test_the_same_seed_walks_the_same_path_and_another_does_not():
+    paths = [record_search(seed=seed)[0] for seed in (0, 0, 1)]
+    assert paths[0] == paths[1] != paths[2]
+
+
+def test_a_larger_budget_walks_the_same_path_further():
+    assert record_search(40)[0][:17] == record_search(17)[0]
+
+
+def test_a_batch_is_sampled_from_the_policy_update_lag_updates_back():
+    """With lag L, L + 1 batches are handed out before the first reward is asked for, and one more after each update."""
+    events = []
+
+    class Reward(Future):
+        def result(self, timeout=None):
+            events.append("result")
+            return 0.5
+
+    record_search(40, num_choices=[50] * 3, evaluate=lambda _: events.append("evaluate") or Reward(), update_lag=2)
+    runs = [(name, len(list(group))) for name, group in itertools.groupby(events)]
+    assert runs[:3] == [("evaluate", 15), ("result", 5), ("evaluate", 5)]
+
+
+def test_futures_give_the_same_search_as_plain_rewards_whatever_their_order():
+    def slow(actions):
+        return sum(actions) / 9
+
+    plain, plain_metrics, _ = record_search()
+    with ThreadPoolExecutor(4) as pool:
+        futures, metrics, _ = record_search(evaluate=lambda actions: pool.submit(slow, actions))
+    assert futures == plain and metrics == plain_metrics
+
+
+def test_an_exhausted_space_ends_the_search():
+    calls, metrics, policy_gradient = record_search(1000, num_choices=(2, 3))
+    assert len(calls) == 6 and "exhausted" in policy_gradient.stopped_early
+    assert math.isfinite(metrics[-1]["loss"])
+
+
+def test_a_collapsed_policy_ends_the_search():
+    controller = tiny((4, 4, 4))
+    with torch.no_grad():
+        for head in controller.heads.values():
+            head.bias[0] = 100.0
+    policy_gradient = PolicyGradient(controller, lambda _: 0.9, lr=0.0, patience=30)
+    metrics = list(policy_gradient.search(1000))
+    assert len(policy_gradient.results) == 1 and len(metrics) == 31
+    assert "collapsed" in policy_gradient.stopped_early
+
+
+def test_errors_of_evaluate_reach_the_caller():
+    def fail(_):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        record_search(evaluate=fail)

@@ -1,0 +1,192 @@
+"""Data, seeds, and the run folder's files."""
+
+import gzip
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import Images
+from utils import (
+    MNIST_MD5,
+    InputError,
+    Ledger,
+    best_row,
+    child_seed,
+    hold_out,
+    load_images,
+    open_run,
+    read_ledger,
+    write_atomically,
+    write_json,
+)
+
+DATA = Path(__file__).parent.parent / "data"
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data_dir(tmp_path) -> Path:
+    shutil.copytree(
+        DATA / "MNIST" / "raw", tmp_path / "MNIST" / "raw", ignore=lambda _, names: [n for n in names if ".gz" not in n]
+    )
+    return tmp_path
+
+
+def test_mnist_is_unpacked_once_checked_and_read(data_dir):
+    images, num_classes = load_images("MNIST", data_dir, train=False)
+    assert images.pixels.shape == (10_000, 1, 28, 28) and images.pixels.dtype == torch.uint8 and num_classes == 10
+    assert images.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    for name, md5 in MNIST_MD5.items():
+        assert hashlib.md5((data_dir / "MNIST" / "raw" / name).read_bytes()).hexdigest() == md5
+    for packed in (data_dir / "MNIST" / "raw").glob("*.gz"):
+        packed.unlink()  # not needed again
+    train, _ = load_images("MNIST", data_dir, train=True)
+    assert train.pixels.shape == (60_000, 1, 28, 28)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one byte changed", "other content"])
+def test_a_damaged_packed_file_is_named(data_dir, damage):
+    packed = data_dir / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    content = bytearray(packed.read_bytes())
+    if damage == "cut short":
+        content = content[:1000]
+    elif damage == "one byte changed":
+        content[5000] ^= 255
+    else:
+        content = gzip.compress(b"hello")
+    packed.write_bytes(content)
+    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
+        load_images("MNIST", data_dir, train=False)
+    assert not packed.with_suffix("").exists()
+
+
+def test_a_damaged_unpacked_file_is_named(data_dir):
+    load_images("MNIST", data_dir, train=False)
+    unpacked = data_dir / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    content = bytearray(unpacked.read_bytes())
+    content[100] ^= 1
+    unpacked.write_bytes(content)
+    with pytest.raises(InputError, match="train-labels-idx1-ubyte is damaged"):
+        load_images("MNIST", data_dir, train=True)
+
+
+def test_training_and_validation_images_are_disjoint_and_always_the_same():
+    n = 60_000
+    images = Images(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n))
+    train, validation = hold_out(images)
+    assert len(validation.labels) == 5000 and len(train.labels) == 55_000
+    assert not set(train.labels.tolist()) & set(validation.labels.tolist())
+    fewer, same = hold_out(images, 300)
+    assert torch.equal(same.labels, validation.labels) and torch.equal(fewer.labels, train.labels[:300])
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------
+
+
+def test_child_seeds_are_the_same_everywhere():
+    """Worked out once with sha256sum: Python's own hash of text differs from process to process."""
+    assert child_seed(0, "k5f16p0-k5f32p1") == int(hashlib.sha256(b"0:k5f16p0-k5f32p1").hexdigest()[:8], 16)
+    assert len({child_seed(s, a) for s in range(3) for a in ("k3f8p0-k3f8p0", "k3f8p0-k3f8p1")}) == 6
+
+
+# --- run folder ---------------------------------------------------------------------------------------------------
+
+
+def row(child: int, **changes) -> dict:
+    result = {"child": child, "update": 0, "actions": [0, child], "architecture": f"a{child}", "val_accuracy": 0.5}
+    return result | {"reward": 0.5, "parameters": 10, "seconds": 1.0, "seed": 1} | changes
+
+
+CONFIG = {"num_children": 10, "settings": {"seed": 0, "betas": (0.8, 0.9)}}
+
+
+def test_a_ledger_reads_back_and_a_torn_last_row_is_dropped(tmp_path, capsys):
+    path = tmp_path / "children.jsonl"
+    with Ledger(path).file:
+        ledger = Ledger(path)
+        ledger.append(row(1))
+        ledger.append(row(0))
+    with open(path, "ab") as file:
+        file.write(b'{"child": 2, "upd')
+    assert read_ledger(path)[0] == {0: row(0), 1: row(1)}  # reading alone changes nothing
+    assert path.read_bytes().endswith(b"upd")
+    ledger = Ledger(path)
+    assert "torn last row" in capsys.readouterr().out
+    ledger.append(row(2))
+    assert list(read_ledger(path)[0]) == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "", "{}", json.dumps(row(0)), json.dumps(row(1, seed="x")), '{"child": NaN}']
+)
+def test_damage_inside_a_ledger_names_file_and_line_and_changes_nothing(tmp_path, line):
+    path = tmp_path / "run" / "children.jsonl"
+    path.parent.mkdir()
+    content = "\n".join([json.dumps(row(0)), line, json.dumps(row(2)), '{"torn'])
+    path.write_text(content)
+    write_json(path.parent / "config.json", CONFIG)
+    with pytest.raises(InputError, match=r"children.jsonl, line 2 is damaged"), open_run(path.parent, CONFIG):
+        pass
+    assert path.read_text() == content
+
+
+def test_a_row_that_contradicts_the_search_stops_it(tmp_path):
+    ledger = Ledger(tmp_path / "children.jsonl")
+    ledger.append(row(0))
+    new = {key: row(0)[key] for key in ("child", "update", "actions", "architecture", "seed")}
+    assert ledger.find(new) == row(0)
+    assert ledger.find(new | {"child": 1}) is None
+    with pytest.raises(InputError, match="child 0 is a0, but this search samples other"):
+        ledger.find(new | {"architecture": "other"})
+
+
+def test_other_settings_are_named_and_nothing_is_touched(tmp_path):
+    with open_run(tmp_path, CONFIG) as ledger:
+        ledger.append(row(0))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for other, message in [
+        (CONFIG | {"settings": CONFIG["settings"] | {"seed": 1}}, "seed is 1 now, was 0"),
+        (CONFIG | {"num_children": 9}, "num_children is 9 now, was 10"),
+    ]:
+        with pytest.raises(InputError, match=message), open_run(tmp_path, other):
+            pass
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    with open_run(tmp_path, CONFIG | {"num_children": 20}):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text())["num_children"] == 20
+
+
+def test_the_second_search_in_a_folder_stops_at_once(tmp_path):
+    with (
+        open_run(tmp_path, CONFIG),
+        pytest.raises(InputError, match="another search is running"),
+        open_run(tmp_path, CONFIG),
+    ):
+        pass
+
+
+def test_a_folder_that_is_not_a_searchs_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="was not written by a search"), open_run(tmp_path, CONFIG):
+        pass
+    assert (tmp_path / "config.json").read_text() == '{"mine": 1}'
+
+
+def test_the_best_child_is_the_earliest_of_equals():
+    rows = {i: row(i, val_accuracy=accuracy) for i, accuracy in [(3, 0.9), (1, 0.9), (2, 0.8), (0, 0.1)]}
+    assert best_row(rows)["child"] == 1
+
+
+def test_files_are_written_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "not bytes")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))

@@ -1,0 +1,459 @@
+"""Neural architecture search with reinforcement learning (Zoph & Le, 2016, arXiv 1611.01578) on MNIST.
+
+python train.py --mode generate                      search: about 10 minutes on two cores
+python train.py --mode evaluate --use_cuda True      retrain the best network and test it: about 5 minutes
+python train.py --help                               every flag
+"""
+
+import argparse
+import io
+import itertools
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from controller import Controller
+from model import Architecture, Child, Images, Recipe, SearchSpace, parse_architecture, summarize, train_child
+from policy_gradient import PolicyGradient
+from utils import (
+    DATASETS,
+    ROOT,
+    Clock,
+    InputError,
+    best_row,
+    child_seed,
+    choose_device,
+    environment,
+    hold_out,
+    load_images,
+    open_run,
+    read_json,
+    read_ledger,
+    usable_cores,
+    write_atomically,
+    write_json,
+)
+from workers import TaskFailed, Workers
+
+EVALUATION = Recipe(epochs=10, shift=2)
+PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f}, entropy {entropy:.2f}"
+
+# --- search -------------------------------------------------------------------------------------------------------
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
+    clock = Clock(args.run_dir / "time.json", args.workers)
+    device = choose_device(args.use_cuda)
+    recipe = Recipe(epochs=args.child_epochs)
+    space = SearchSpace(args.num_layers)
+    controller = make_controller(args, space)
+    images, num_classes = load_images(args.dataset, args.data_dir, train=True)
+    data = (*hold_out(images, args.train_images), num_classes)
+    child_numbers = itertools.count()
+
+    with (
+        open_run(args.run_dir, search_config(args, recipe, device)) as ledger,
+        Workers(args.workers, shared=in_shared_memory(data)) as workers,
+        tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
+    ):
+
+        def evaluate(actions: tuple[int, ...]) -> float | Future:
+            """The reward of a child that the ledger knows, otherwise a Future of it."""
+            architecture = space.decode(actions)
+            row = {"child": next(child_numbers), "update": policy_gradient.batches, "actions": list(actions)}
+            row |= {"architecture": str(architecture), "seed": child_seed(args.seed, str(architecture))}
+            known = ledger.find(row)
+            return known["reward"] if known else workers.submit(train_and_record, row, architecture)
+
+        def train_and_record(row: dict, architecture: Architecture) -> float:
+            """Train a child in a worker process, write its row, return its reward; runs in a thread of its own."""
+            row |= attempt(workers, architecture, recipe, row["seed"], device)
+            row["reward"] = row["val_accuracy"] ** args.reward_exponent  # 1: the accuracy; the paper's cube is 3
+            ledger.append(row)
+            bar.update()
+            return row["reward"]
+
+        policy_gradient = PolicyGradient(
+            controller,
+            evaluate,
+            children_per_update=args.children_per_update,
+            update_lag=args.update_lag,
+            lr=args.controller_lr if args.strategy == "reinforce" else 0.0,
+            entropy_weight=args.entropy_weight,
+            baseline_decay=args.baseline_decay,
+            reward_scale=args.reward_scale,
+            seed=args.seed,
+        )
+        preferences = []
+        with event_writer(args.run_dir) as events:
+            for metrics in policy_gradient.search(args.num_children):
+                for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
+                    events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
+                preferences.append(controller.preferences())
+                bar.set_postfix_str(PROGRESS.format(**metrics))
+                if bar.n > bar.initial:
+                    clock.save()
+        save_search(args, space, controller, ledger.rows, preferences)
+    report(args, ledger.rows, policy_gradient, clock)
+
+
+def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
+    """The controller of a search; for random search one whose policy is, and stays, exactly uniform."""
+    torch.manual_seed(args.seed)
+    decisions = space.decisions
+    controller = Controller(
+        num_choices=[len(decision.choices) for decision in decisions],
+        names=[decision.name for decision in decisions],
+        hidden_size=args.hidden_size,
+        num_layers=args.controller_layers,
+    )
+    if args.strategy == "random":
+        for parameter in controller.parameters():
+            torch.nn.init.zeros_(parameter)
+    return controller
+
+
+def attempt(workers: Workers, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
+    """A child's part of its ledger row; one that can't be trained gets accuracy 0 and an `error`."""
+    started = time.perf_counter()
+    try:
+        return workers.run(search_child, architecture, recipe, seed, device)
+    except (TaskFailed, ValueError) as error:
+        failed = {"val_accuracy": 0.0, "parameters": 0, "seconds": time.perf_counter() - started}
+        return failed | {"error": str(error)}
+
+
+def search_child(data: tuple, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
+    """Runs in a worker process: train a child and measure it on the validation images."""
+    train, validation, num_classes = data
+    trained = train_child(architecture, train, validation, num_classes, recipe, seed, device)
+    return {"val_accuracy": trained.accuracy, "parameters": trained.parameters, "seconds": trained.seconds}
+
+
+def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict:
+    """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    free = [
+        "mode",
+        "data_dir",
+        "run_dir",
+        "workers",
+        "use_cuda",
+        "num_children",
+        "architecture",
+        "eval_epochs",
+        "num_seeds",
+    ]
+    settings = {name: value for name, value in flags.items() if name not in free}
+    settings |= {"recipe": asdict(recipe), "device": device}
+    return {"num_children": args.num_children, "settings": settings, "flags": flags} | environment()
+
+
+def save_search(
+    args: argparse.Namespace, space: SearchSpace, controller: Controller, rows: dict, preferences: list
+) -> None:
+    """Write controller.pt, best.json and search.png."""
+    from plots import plot_search  # here, because worker processes import this file and none needs matplotlib
+
+    rebuild = {
+        "num_choices": controller.num_choices,
+        "names": controller.names,
+        "hidden_size": args.hidden_size,
+        "num_layers": args.controller_layers,
+    }
+    save_torch(args.run_dir / "controller.pt", rebuild | {"state_dict": controller.state_dict()})
+    best = best_row(rows)
+    write_json(
+        args.run_dir / "best.json",
+        {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
+        | {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
+        | {"chosen_by": f"highest validation accuracy of {len(rows)} children, of equal ones the earliest"},
+    )
+    ordered = [rows[child] for child in sorted(rows)]
+    title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
+    plot_search(args.run_dir / "search.png", ordered, space.decisions, preferences, title)
+
+
+def report(args: argparse.Namespace, rows: dict, policy_gradient: PolicyGradient, clock: Clock) -> None:
+    """Print what a search found, what it cost, and how to go on."""
+    ranked = sorted(rows.values(), key=lambda row: (-row["val_accuracy"], row["child"]))
+    if policy_gradient.stopped_early and len(rows) < args.num_children:
+        print(f"ended after {len(rows)} of {args.num_children} children: {policy_gradient.stopped_early}")
+    print(f"best architecture   {ranked[0]['architecture']}   validation accuracy {ranked[0]['val_accuracy']:.2%}")
+    for place, row in enumerate(ranked[:5], start=1):
+        print(
+            f"  {place}. {row['architecture']}   {row['val_accuracy']:.2%}   "
+            f"{row['parameters']:,} parameters   child {row['child']}"
+        )
+    failed = sum("error" in row for row in rows.values())
+    samples = len(policy_gradient.rewards)
+    print(
+        f"children            {len(rows)} trained{f' ({failed} failed)' if failed else ''}, "
+        f"{samples - len(rows)} of {samples} samples remembered"
+    )
+    trained = sum(row["seconds"] for row in rows.values())
+    print(
+        f"time                {duration(clock.total['wall'])}; workers training {trained / clock.total['workers']:.1%} "
+        f"of it, search itself {clock.total['main_cpu'] / clock.total['wall']:.1%}"
+    )
+    print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
+    dataset = f" --dataset {args.dataset}" if args.dataset != "MNIST" else ""
+    run_dir = f" --run_dir {args.run_dir}" if args.run_dir != default_run_dir(args.dataset, "reinforce") else ""
+    print(f"evaluate it with    python train.py --mode evaluate{dataset}{run_dir}")
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Retrain an architecture on all training images with several seeds, and measure it on the test set."""
+    started = time.perf_counter()
+    device = choose_device(args.use_cuda)
+    architecture, suffix = choose_architecture(args)
+    train, num_classes = load_images(args.dataset, args.data_dir, train=True)
+    test, _ = load_images(args.dataset, args.data_dir, train=False)
+    train = Images(*(tensor[: args.train_images] for tensor in train))
+    recipe = replace(EVALUATION, epochs=args.eval_epochs)
+    image_shape = tuple(train.pixels.shape[1:])
+    child = Child(architecture, image_shape, num_classes)
+    layers = summarize(child, image_shape)
+    for layer in layers:
+        print(f"  {layer.name:<46} {'x'.join(map(str, layer.output_shape)):>12} {layer.parameters:>9,} parameters")
+    parameters, flops = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)
+    print(f"  {parameters:,} parameters, {flops / 1e6:.1f} million FLOPs an image")
+    print(
+        f"training {architecture} on {len(train.labels):,} images, {args.eval_epochs:g} epochs, {args.num_seeds} seeds"
+    )
+
+    seeds = [child_seed(args.seed + i, str(architecture)) for i in range(args.num_seeds)]
+    data = in_shared_memory((train, test, num_classes))
+    with Workers(min(args.workers, args.num_seeds), shared=data) as workers:
+        jobs = [workers.submit(workers.run, final_child, architecture, recipe, seed, device) for seed in seeds]
+        for _ in tqdm(as_completed(jobs), total=len(jobs), unit="seed", dynamic_ncols=True):
+            pass
+        results = [job.result() for job in jobs]
+
+    top1, top5 = [r["top1"] for r in results], [r["top5"] for r in results]
+    result = {"architecture": str(architecture), "dataset": args.dataset, "top1": top1, "top5": top5}
+    for name, values in (("top1", top1), ("top5", top5)):
+        result |= {f"{name}_mean": statistics.fmean(values), f"{name}_std": sample_std(values)}
+    result |= {"seeds": seeds, "train_images": len(train.labels), "parameters": parameters, "flops": flops}
+    result |= {"seconds": time.perf_counter() - started, "recipe": asdict(recipe), "device": device} | environment()
+    args.run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(args.run_dir / f"evaluation{suffix}.json", result)
+    weights = torch.load(io.BytesIO(results[0]["weights"]), weights_only=True)
+    save = {"architecture": str(architecture), "image_shape": image_shape, "num_classes": num_classes}
+    save_torch(args.run_dir / f"best_child{suffix}.pt", save | {"state_dict": weights})
+
+    for name, values in (("top-1", top1), ("top-5", top5)):
+        print(
+            f"{name} test accuracy   {statistics.fmean(values):.2%} ± {100 * sample_std(values):.2f}   "
+            f"(n = {len(values)}: {', '.join(f'{value:.2%}' for value in values)})"
+        )
+    print(f"time   {duration(result['seconds'])}")
+    print(f"files  {args.run_dir}/evaluation{suffix}.json, {args.run_dir}/best_child{suffix}.pt")
+
+
+def final_child(data: tuple, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
+    """Runs in a worker process: train a child on all training images and measure it on the test images."""
+    train, test, num_classes = data
+    trained = train_child(architecture, train, test, num_classes, recipe, seed, device)
+    weights = io.BytesIO()  # as bytes, because a tensor's shared memory would end with its process
+    torch.save(trained.child.cpu().state_dict(), weights)
+    return {"top1": trained.accuracy, "top5": trained.top5_accuracy, "weights": weights.getvalue()}
+
+
+def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
+    """--architecture, the run folder's best, or the committed one; and the suffix of the files to write."""
+    if args.architecture is not None:
+        return args.architecture, f"-{args.architecture}"
+    rows, _ = read_ledger(args.run_dir / "children.jsonl")
+    committed = ROOT / "results" / args.dataset.lower() / "best.json"
+    if rows:
+        dataset = read_json(args.run_dir / "config.json").get("settings", {}).get("dataset")
+        if dataset != args.dataset:
+            raise InputError(f"{args.run_dir} holds a search on {dataset}: add --dataset {dataset}")
+        best_file = args.run_dir / "best.json"
+        best = read_json(best_file) if best_file.exists() else {}
+        if best.get("children") == len(rows):
+            print(f"best architecture of the search in {args.run_dir}: {best['architecture']}")
+        else:
+            best = best_row(rows)
+            print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
+    elif args.run_dir != default_run_dir(args.dataset, args.strategy):
+        raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
+    elif committed.exists():
+        best = read_json(committed)
+        print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(ROOT)}")
+    else:
+        raise InputError(f"no search in {args.run_dir}: run --mode generate first, or name an --architecture")
+    try:
+        return parse_architecture(best["architecture"]), ""
+    except (KeyError, ValueError) as error:
+        raise InputError(f"no architecture to read in {args.run_dir}: {error}") from None
+
+
+# --- small things -------------------------------------------------------------------------------------------------
+
+
+def event_writer(folder: Path):
+    """A TensorBoard writer in the run folder; the events of an earlier run are written anew."""
+    from torch.utils.tensorboard import SummaryWriter  # here, because worker processes import this file
+
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    return SummaryWriter(folder)
+
+
+def in_shared_memory(data: tuple) -> tuple:
+    """Move the tensors of (train, held-out, classes) to memory that worker processes share."""
+    for images in data[:2]:
+        for tensor in images:
+            tensor.share_memory_()
+    return data
+
+
+def save_torch(path: Path, value: dict) -> None:
+    """`torch.save`, atomically."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def sample_std(values: list[float]) -> float:
+    """Sample standard deviation; 0 for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def default_run_dir(dataset: str, strategy: str) -> Path:
+    return Path("runs", dataset.lower() + ("-random" if strategy == "random" else ""))
+
+
+# --- command line -------------------------------------------------------------------------------------------------
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the lines of the description."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without a page of usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def number(kind: type, low: float, high: float = 2**31, above: bool = False) -> Callable[[str], float]:
+    """A flag's type: an int or a float from `low` (if `above`: without it) to `high`."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+            if not (low < value <= high if above else low <= value <= high):
+                raise ValueError
+        except ValueError:
+            what, limits = (
+                "a whole number" if kind is int else "a number",
+                f"{'above' if above else 'from'} {low:g} to {high:g}",
+            )
+            raise argparse.ArgumentTypeError(f"must be {what} {limits}, not {text!r}") from None
+        return value
+
+    return convert
+
+
+count = number(int, 1)
+positive = number(float, 0, above=True)
+
+
+def boolean(text: str) -> bool:
+    """A flag's type: true or false, as people write them."""
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
+    return text.lower() in ("true", "1", "yes")
+
+
+def architecture(text: str) -> Architecture:
+    """A flag's type: an architecture's text form."""
+    try:
+        return parse_architecture(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Every setting of the program, in one place."""
+    parser = Parser("train.py", description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    # fmt: off
+    add = parser.add_argument_group("what to do").add_argument
+    add("--mode", choices=("generate", "evaluate"), default="generate", help="search, or retrain and test the best")
+    add("--dataset", choices=DATASETS, default="MNIST", help="MNIST is included, others are downloaded once")
+    add("--data_dir", type=Path, default="data", help="the data sets, in torchvision's layout")
+    add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
+    add("--use_cuda", type=boolean, nargs="?", const=True, default=False, help="train on the GPU: True or False")
+    add("--workers", type=count, default=usable_cores(), help="children trained at once; changes no result")
+    add("--seed", type=number(int, 0), default=0, help="of the controller, the sampling and all children")
+
+    add = parser.add_argument_group("search").add_argument
+    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
+    add("--num_layers", type=count, default=2, help="convolutions in a child; 2 is the original space")
+    add("--num_children", type=count, default=100, help="budget: distinct children to train")
+    add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
+    add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
+
+    add = parser.add_argument_group("controller and policy gradient").add_argument
+    add("--hidden_size", type=count, default=64, help="units of each LSTM layer (paper: 35)")
+    add("--controller_layers", type=count, default=1, help="LSTM layers (paper: 2)")
+    add("--controller_lr", type=number(float, 0), default=0.01, help="learning rate of Adam (paper: 0.0006)")
+    add("--entropy_weight", type=number(float, 0), default=0.1, help="per nat of a child's entropy (paper: 0)")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.9, help="of the moving average of rewards, per update")
+    add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
+    add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
+
+    add = parser.add_argument_group("children").add_argument
+    add("--child_epochs", type=positive, default=Recipe.epochs, help="passes over the training images")
+    add("--train_images", type=count, help="train on so many images only, for quick trials (default: all)")
+
+    add = parser.add_argument_group("evaluate").add_argument
+    add("--architecture", type=architecture, help="such as k5f16p0-k5f32p1 (default: the best of the search)")
+    add("--eval_epochs", type=positive, default=EVALUATION.epochs, help="passes over the training images")
+    add("--num_seeds", type=count, default=4, help="trainings to average over")
+    # fmt: on
+    args = parser.parse_args(arguments)
+    args.run_dir = args.run_dir or default_run_dir(args.dataset, args.strategy)
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program; what the user can put right is one line and exit code 2."""
+    args = parse_arguments(arguments)
+    torch.set_num_threads(1)  # the search's arithmetic must not depend on the machine's load
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        generate(args) if args.mode == "generate" else evaluate(args)
+    except (InputError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

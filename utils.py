@@ -1,0 +1,308 @@
+"""Data sets, seeds, the device, and the run folder (configuration, ledger, locks)."""
+
+import gzip
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from model import Images
+
+ROOT = Path(__file__).parent
+DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
+HELD_OUT = 5000  # training images that give the reward (§4.1), the same ones in every run
+
+
+class InputError(Exception):
+    """Something the user can put right; shown as one line, exit code 2."""
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def load_images(name: str, data_dir: str, train: bool) -> tuple[Images, int]:
+    """The training or the test set as uint8 tensors (N, C, H, W), and the number of classes.
+
+    Packed files in `data_dir` are unpacked; what is missing is downloaded by torchvision. InputError if neither works.
+    """
+    if name != "CIFAR10":
+        unpack(Path(data_dir, name, "raw"), MNIST_MD5 if name == "MNIST" else {})
+    import torchvision  # here, because every worker process imports this file and none needs it
+
+    dataset_class = getattr(torchvision.datasets, name)
+    try:
+        try:
+            dataset = dataset_class(data_dir, train=train, download=False)
+        except RuntimeError:  # not there
+            dataset = dataset_class(data_dir, train=train, download=True)
+    except (RuntimeError, ValueError, EOFError, urllib.error.URLError, OSError) as error:
+        place = Path(data_dir, name, "raw") if name != "CIFAR10" else Path(data_dir)
+        what = ", ".join(f"{file}.gz" for file in IDX_FILES) if name != "CIFAR10" else "cifar-10-python.tar.gz"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name} can't be read or downloaded ({reason}): put {what} into {place}/") from None
+    pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
+    pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
+    return Images(pixels.contiguous(), labels), len(dataset.classes)
+
+
+def unpack(folder: Path, md5: dict[str, str]) -> None:
+    """Unpack the IDX files in `folder` whose unpacked form is not there yet, checked and atomically."""
+    for name in IDX_FILES:
+        target, packed = folder / name, folder / f"{name}.gz"
+        if target.exists():
+            with open(target, "rb") as file:
+                if name in md5 and hashlib.file_digest(file, "md5").hexdigest() != md5[name]:
+                    raise InputError(f"{target} is damaged (its MD5 is wrong): delete it, it is unpacked again")
+        elif packed.exists():
+            try:
+                content = gzip.decompress(packed.read_bytes())
+                if name in md5 and hashlib.md5(content).hexdigest() != md5[name]:
+                    raise ValueError("MD5 is wrong")
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                raise InputError(f"{packed} is damaged ({error}): replace it with the original file") from None
+            write_atomically(target, content)
+
+
+def hold_out(images: Images, train_images: int | None = None) -> tuple[Images, Images]:
+    """Split off every n-th image for validation, 5,000 in all; the first `train_images` others are for training."""
+    index = torch.arange(len(images.labels))
+    every = len(images.labels) // HELD_OUT
+    held_out = (index % every == 0) & (index < every * HELD_OUT)
+    train, validation = index[~held_out][:train_images], index[held_out]
+    return Images(*(tensor[train] for tensor in images)), Images(*(tensor[validation] for tensor in images))
+
+
+# --- seeds and device ---------------------------------------------------------------------------------------------
+
+
+def child_seed(run_seed: int, architecture: str) -> int:
+    """A child's seed: the same for the same run seed and architecture, on every machine and in every process."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed}:{architecture}".encode()).digest()[:4])
+
+
+def choose_device(use_cuda: bool) -> str:
+    """`cuda` if wanted and there, otherwise `cpu`; says so when it had to fall back."""
+    if use_cuda:
+        with warnings.catch_warnings(action="ignore"):
+            if torch.cuda.is_available():
+                return "cuda"
+        print("CUDA is not available on this machine: using the CPU")
+    return "cpu"
+
+
+def usable_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- run folder ---------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either there as a whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON, atomically; NaN is an error."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; InputError that names the file if it is not one."""
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): restore it, or choose another --run_dir") from None
+    return value
+
+
+def environment() -> dict:
+    """What the numbers of a run depend on beside its flags: versions, git commit, machine."""
+    git = shutil.which("git")
+    commit = (
+        git
+        and subprocess.run(
+            [git, "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
+        ).stdout.strip()
+    )
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+        },
+        "git_commit": commit or None,
+        "machine": {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()},
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+ROW_TYPES = {
+    "child": int,
+    "update": int,
+    "actions": list,
+    "architecture": str,
+    "val_accuracy": float,
+    "reward": float,
+    "parameters": int,
+    "seconds": float,
+    "seed": int,
+}
+
+
+def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
+    """The rows of children.jsonl by child, and the length in bytes of what is whole; a torn last row is left out."""
+    rows: dict[int, dict] = {}
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            for key, kind in ROW_TYPES.items():
+                if type(row[key]) is not kind:
+                    raise ValueError(f"{key} is not of type {kind.__name__}")
+            if row["child"] in rows:
+                raise ValueError(f"child {row['child']} is there twice")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise InputError(
+                f"{path}, line {number} is damaged ({reason}): mend it, or choose another --run_dir"
+            ) from None
+        rows[row["child"]] = row
+    return rows, whole
+
+
+class Ledger:
+    """children.jsonl open for appending: one row per distinct child, the only state that a resume needs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows, whole = read_ledger(path)
+        if path.exists() and path.stat().st_size > whole:
+            print(f"{path}: dropped a torn last row; its child is trained again")
+            os.truncate(path, whole)
+        self.file = open(path, "ab")  # noqa: SIM115  (open_run closes it)
+
+    def find(self, new: dict) -> dict | None:
+        """The row of a child that was trained before, or None; InputError if it contradicts the `new` one."""
+        row = self.rows.get(new["child"])
+        if row is not None and any(row[key] != value for key, value in new.items()):
+            raise InputError(
+                f"{self.path}: child {row['child']} is {row['architecture']}, but this search samples "
+                f"{new['architecture']} there: another version or machine made it; choose another --run_dir"
+            )
+        return row
+
+    def append(self, row: dict) -> None:
+        self.file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        self.file.flush()
+        self.rows[row["child"]] = row
+
+
+def best_row(rows: dict[int, dict]) -> dict:
+    """The row with the highest validation accuracy; of equal ones the earliest child."""
+    return max(rows.values(), key=lambda row: (row["val_accuracy"], -row["child"]))
+
+
+@contextmanager
+def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
+    """Lock a run folder for one search and open its ledger.
+
+    InputError, with nothing touched, if another search runs there or if the folder's search had other settings.
+    `config["settings"]` must be equal to the folder's; a larger `config["num_children"]` is taken over.
+    """
+    config_file, ledger_file = folder / "config.json", folder / "children.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another search is running in {folder}: wait for it, or choose another --run_dir") from None
+    with lock:
+        if config_file.exists():
+            config = read_json(config_file) | continued(config_file, config)
+        elif read_ledger(ledger_file)[0]:
+            raise InputError(f"{folder} has a ledger but no config.json: restore it, or choose another --run_dir")
+        read_ledger(ledger_file)  # a damaged one stops here, with nothing written yet
+        write_json(config_file, config)
+        ledger = Ledger(ledger_file)
+        with ledger.file:
+            yield ledger
+
+
+def continued(config_file: Path, config: dict) -> dict:
+    """What changes in the configuration of a search that is continued; InputError if its settings differ."""
+    before = read_json(config_file)
+    if "settings" not in before or "num_children" not in before:
+        raise InputError(f"{config_file} was not written by a search: choose another --run_dir")
+    changed = [
+        f"{key} is {value} now, was {before['settings'].get(key)}"
+        for key, value in json.loads(json.dumps(config["settings"])).items()
+        if before["settings"].get(key) != value
+    ]
+    if config["num_children"] < before["num_children"]:
+        changed.append(f"num_children is {config['num_children']} now, was {before['num_children']}")
+    if changed:
+        raise InputError(
+            f"{config_file.parent} holds a search with other settings ({'; '.join(changed)}): "
+            "use the same flags to continue it, or choose another --run_dir"
+        )
+    return {"num_children": config["num_children"]}
+
+
+class Clock:
+    """The time a search has taken, all its runs together, in seconds; kept in time.json."""
+
+    def __init__(self, file: Path, num_workers: int) -> None:
+        self.file, self.num_workers = file, num_workers
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.before = read_json(file) if file.exists() else {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
+        self.total = self.before
+
+    def save(self) -> None:
+        """Add the time of this run: on the wall, of all worker slots, and of the main process's computing."""
+        wall, cpu = time.perf_counter() - self.started, time.process_time() - self.cpu_started
+        this_run = {"wall": wall, "workers": wall * self.num_workers, "main_cpu": cpu}
+        self.total = {key: self.before[key] + seconds for key, seconds in this_run.items()}
+        write_json(self.file, self.total)

@@ -1,0 +1,91 @@
+"""Run functions in worker processes, one process per slot: a crash costs one attempt of one task, never the pool.
+
+with Workers(num_workers=2, shared=data) as workers:
+    future = workers.submit(job)      # `job` runs in a thread here and calls
+    workers.run(function, *args)      # ... function(data, *args) in that thread's own process
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch.multiprocessing  # noqa: F401  (tensors in `shared` reach the processes as shared memory, not as copies)
+
+ATTEMPTS = 3  # before a task whose process dies every time is given up
+
+
+class TaskFailed(RuntimeError):
+    """A task whose process died in every attempt."""
+
+
+class Workers:
+    """`num_workers` threads, each with a process of its own, started when it is first needed.
+
+    `shared` is handed to every process once, at its start; functions get it as their first argument.
+    """
+
+    def __init__(self, num_workers: int, shared: Any = None) -> None:
+        self.shared = shared
+        self.closing = False
+        self.slot = threading.local()
+        # A blocked SIGINT is inherited by the processes: Ctrl-C is the main process's business alone.
+        self.threads = ThreadPoolExecutor(
+            num_workers, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, {signal.SIGINT})
+        )
+
+    def submit(self, job: Callable, *args: Any) -> Future:
+        """Run `job(*args)` in the next free slot's thread, first come, first served."""
+        return self.threads.submit(job, *args)
+
+    def run(self, function: Callable, *args: Any) -> Any:
+        """Return `function(shared, *args)` from this thread's process; TaskFailed if it dies in every attempt."""
+        for _ in range(ATTEMPTS):
+            try:
+                return self._process().submit(_call, function, args).result()
+            except BrokenProcessPool:
+                self.slot.executor = None
+                if self.closing:
+                    break
+        raise TaskFailed(f"the worker process died {ATTEMPTS} times")
+
+    def _process(self) -> ProcessPoolExecutor:
+        """This thread's executor of one process."""
+        if getattr(self.slot, "executor", None) is None:
+            self.slot.executor = ProcessPoolExecutor(
+                1, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(self.shared,)
+            )
+        return self.slot.executor
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Drop what is waiting, kill what is running, leave no process behind."""
+        self.closing = True
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.kill()
+        self.threads.shutdown(wait=True)
+
+
+_shared: Any = None  # in a worker process: what all its tasks share
+
+
+def _start(shared: Any) -> None:
+    global _shared
+    _shared = shared
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _call(function: Callable, args: tuple) -> Any:
+    return function(_shared, *args)
