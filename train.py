@@ -224,8 +224,10 @@ def evaluate(args: argparse.Namespace) -> None:
     train = Images(*(tensor[: args.train_images] for tensor in train))
     recipe = replace(EVALUATION, epochs=args.eval_epochs)
     image_shape = tuple(train.pixels.shape[1:])
-    child = Child(architecture, image_shape, num_classes)
-    layers = summarize(child, image_shape)
+    try:
+        layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     for layer in layers:
         print(f"  {layer.name:<46} {'x'.join(map(str, layer.output_shape)):>12} {layer.parameters:>9,} parameters")
     parameters, flops = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -31,6 +31,7 @@ class Workers:
 
     def __init__(self, num_workers: int, shared: Any = None) -> None:
         self.shared = shared
+        self.starting = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
         self.slot = threading.local()
         # A blocked SIGINT is inherited by the processes: Ctrl-C is the main process's business alone.
@@ -46,31 +47,35 @@ class Workers:
         """Return `function(shared, *args)` from this thread's process; TaskFailed if it dies in every attempt."""
         for _ in range(ATTEMPTS):
             try:
-                return self._process().submit(_call, function, args).result()
+                return self._submit_to_process(function, args).result()
             except BrokenProcessPool:
                 self.slot.executor = None
-                if self.closing:
-                    break
         raise TaskFailed(f"the worker process died {ATTEMPTS} times")
 
-    def _process(self) -> ProcessPoolExecutor:
-        """This thread's executor of one process."""
-        if getattr(self.slot, "executor", None) is None:
-            self.slot.executor = ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(self.shared,)
-            )
-        return self.slot.executor
+    def _submit_to_process(self, function: Callable, args: tuple) -> Future:
+        """Hand a task to this thread's process, which is started if there is none."""
+        with self.starting:
+            if self.closing:
+                raise CancelledError
+            if getattr(self.slot, "executor", None) is None:
+                spawn = multiprocessing.get_context("spawn")
+                self.slot.executor = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(self.shared,))
+            return self.slot.executor.submit(_call, function, args)
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: Any) -> None:
         """Drop what is waiting, kill what is running, leave no process behind."""
-        self.closing = True
+        with self.starting:
+            self.closing = True
+            processes = multiprocessing.active_children()
         self.threads.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in processes:
             process.kill()
         self.threads.shutdown(wait=True)
+        for process in processes:
+            process.join()
 
 
 _shared: Any = None  # in a worker process: what all its tasks share

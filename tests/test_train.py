@@ -1,0 +1,258 @@
+"""The program as its users meet it: the command line, the run folder, real MNIST."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from controller import Controller
+from model import Child, SearchSpace, parse_architecture
+from utils import child_seed, read_ledger
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--train_images", "300", "--num_children", "4", "--children_per_update", "2"]
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run train.py in another folder, as a user would."""
+    flags = [sys.executable, str(ROOT / "train.py"), *arguments, "--data_dir", str(ROOT / "data")]
+    return subprocess.run(flags, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def rows_without_seconds(run_dir: Path) -> list[dict]:
+    rows, _ = read_ledger(run_dir / "children.jsonl")
+    return [{key: value for key, value in rows[child].items() if key != "seconds"} for child in sorted(rows)]
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """Run the program in this process with a fast function in the place of a child's training; counts its calls."""
+    calls = []
+
+    def attempt(workers, architecture, recipe, seed, device):
+        calls.append(str(architecture))
+        if stop_after is not None and len(calls) > stop_after:
+            raise KeyboardInterrupt
+        accuracy = 0.9 + (child_seed(seed, str(architecture)) % 997) / 10_000
+        return {"val_accuracy": accuracy, "parameters": 5, "seconds": 0.001}
+
+    stop_after = None
+    monkeypatch.setattr(train, "attempt", attempt)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str, stop: int | None = None) -> list[str]:
+        nonlocal stop_after
+        stop_after = stop
+        calls.clear()
+        train.main(["--data_dir", str(ROOT / "data"), *flags])
+        return list(calls)
+
+    return run
+
+
+# --- real children ------------------------------------------------------------------------------------------------
+
+
+def test_search_and_evaluation_end_to_end(tmp_path):
+    result = command("--mode", "generate", *SMALL, "--workers", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run_dir = tmp_path / "runs" / "mnist"
+    files = {path.name for path in run_dir.iterdir()}
+    assert {"config.json", "children.jsonl", "controller.pt", "best.json", "search.png"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+
+    rows = rows_without_seconds(run_dir)
+    assert [row["child"] for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        assert str(SearchSpace().decode(row["actions"])) == row["architecture"]
+        assert row["seed"] == child_seed(0, row["architecture"])
+        assert 0.1 < row["val_accuracy"] <= 1 and row["reward"] == row["val_accuracy"]
+        child = Child(parse_architecture(row["architecture"]), (1, 28, 28), 10)
+        assert row["parameters"] == sum(p.numel() for p in child.parameters())
+    best = json.loads((run_dir / "best.json").read_text())
+    assert best["val_accuracy"] == max(row["val_accuracy"] for row in rows)
+    for text in (best["architecture"], "children            4 trained", "workers training", "--mode evaluate"):
+        assert text in result.stdout
+
+    evaluated = command(
+        "--mode",
+        "evaluate",
+        "--use_cuda",
+        "True",
+        "--train_images",
+        "300",
+        "--eval_epochs",
+        "1",
+        "--num_seeds",
+        "2",
+        cwd=tmp_path,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    evaluation = json.loads((run_dir / "evaluation.json").read_text())
+    assert evaluation["architecture"] == best["architecture"]
+    assert len(evaluation["top1"]) == len(evaluation["top5"]) == 2
+    assert evaluation["top1_mean"] == pytest.approx(sum(evaluation["top1"]) / 2)
+    assert all(0.1 < one < five <= 1 for one, five in zip(evaluation["top1"], evaluation["top5"], strict=True))
+    if not torch.cuda.is_available():
+        assert evaluated.stdout.count("CUDA is not available") == 1
+    for text in ("top-1 test accuracy", "top-5 test accuracy", "± ", "parameters"):
+        assert text in evaluated.stdout
+
+    saved = torch.load(run_dir / "best_child.pt", weights_only=True)
+    child = Child(parse_architecture(saved["architecture"]), saved["image_shape"], saved["num_classes"])
+    child.load_state_dict(saved["state_dict"])
+    saved = torch.load(run_dir / "controller.pt", weights_only=True)
+    state = saved.pop("state_dict")
+    Controller(**saved).load_state_dict(state)
+
+
+def test_one_and_two_workers_give_the_same_ledger(tmp_path):
+    for workers in ("1", "2"):
+        result = command("--run_dir", workers, "--workers", workers, "--seed", "3", *SMALL, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert rows_without_seconds(tmp_path / "1") == rows_without_seconds(tmp_path / "2")
+    assert (tmp_path / "1" / "best.json").read_bytes() == (tmp_path / "2" / "best.json").read_bytes()
+
+
+# --- the search with a stand-in -----------------------------------------------------------------------------------
+
+
+def test_a_stopped_search_ends_as_an_uninterrupted_one(stand_in, capsys):
+    whole = stand_in("--num_children", "40", "--run_dir", "whole")
+    with pytest.raises(SystemExit) as stopped:
+        stand_in("--num_children", "40", "--run_dir", "parts", stop=17)
+    assert stopped.value.code == 130 and "the same command" in capsys.readouterr().err
+    done = {row["architecture"] for row in rows_without_seconds(Path("parts"))}
+    assert 0 < len(done) < 40
+    rest = stand_in("--num_children", "40", "--run_dir", "parts")
+    assert not done & set(rest) and len(done) + len(rest) == 40  # nothing was trained again
+    assert rows_without_seconds(Path("parts")) == rows_without_seconds(Path("whole"))
+    assert sorted(whole) == sorted(done | set(rest))
+    assert Path("parts/best.json").read_bytes() == Path("whole/best.json").read_bytes()
+    states = [torch.load(Path(run, "controller.pt"), weights_only=True)["state_dict"] for run in ("parts", "whole")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_complete_search_prints_its_report_again_and_a_larger_budget_goes_on(stand_in, capsys):
+    stand_in("--num_children", "20")
+    report = capsys.readouterr().out.splitlines()[1:]
+    assert stand_in("--num_children", "20") == []
+    assert capsys.readouterr().out.splitlines()[1:] == report
+    assert len(stand_in("--num_children", "30")) == 10
+    assert "30 trained" in capsys.readouterr().out
+
+
+def test_random_search_is_uniform_and_goes_to_its_own_folder(stand_in):
+    stand_in("--strategy", "random", "--num_children", "200")
+    rows = rows_without_seconds(Path("runs/mnist-random"))
+    assert len(rows) == 200
+    for step in range(6):
+        shares = [sum(row["actions"][step] == choice for row in rows) / 200 for choice in range(3)]
+        assert all(abs(share - 1 / 3) < 0.12 for share in shares)
+    updates = [row["update"] for row in rows]
+    assert updates == sorted(updates) and updates[-1] < 60  # few duplicates: nothing was learned
+
+
+def test_the_search_learns_to_prefer_better_children(stand_in, monkeypatch):
+    def accuracy(workers, architecture, recipe, seed, device):
+        score = sum(layer.filters for layer in architecture.layers) / 64
+        return {"val_accuracy": 0.9 + 0.05 * score, "parameters": 5, "seconds": 0.001}
+
+    monkeypatch.setattr(train, "attempt", accuracy)
+    rewards = {}
+    for strategy in ("reinforce", "random"):
+        means = []
+        for seed in range(3):
+            stand_in(
+                "--strategy", strategy, "--seed", str(seed), "--num_children", "80", "--run_dir", f"{strategy}{seed}"
+            )
+            rows = rows_without_seconds(Path(f"{strategy}{seed}"))
+            means.append(sum(row["reward"] for row in rows[40:]) / 40)
+        rewards[strategy] = means
+    assert min(rewards["reinforce"]) > max(rewards["random"])
+
+
+def test_evaluate_takes_the_best_of_an_unfinished_search_and_says_so(stand_in, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        stand_in("--num_children", "40", stop=17)
+    rows = rows_without_seconds(Path("runs/mnist"))
+    best = max(rows, key=lambda row: row["val_accuracy"])["architecture"]
+    args = train.parse_arguments(["--mode", "evaluate"])
+    capsys.readouterr()
+    assert str(train.choose_architecture(args)[0]) == best
+    assert f"is not finished: best of {len(rows)} children" in capsys.readouterr().out
+
+
+def test_other_flags_in_a_run_folder_are_named_and_nothing_is_touched(stand_in, capsys):
+    stand_in("--num_children", "10")
+    capsys.readouterr()
+    files = {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
+    for flags in (["--seed", "1"], ["--entropy_weight", "0.2"], ["--train_images", "9"], ["--child_epochs", "2"]):
+        with pytest.raises(SystemExit) as stopped:
+            stand_in("--num_children", "10", *flags)
+        assert stopped.value.code == 2
+        message = capsys.readouterr().err.strip()
+        assert flags[0][2:] in message and len(message.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path("runs/mnist").iterdir()} == files
+
+
+def test_a_child_that_cannot_exist_gets_reward_0_and_an_error(tmp_path):
+    flags = ["--num_layers", "4", "--seed", "1", "--workers", "1", *SMALL]
+    result = command("--run_dir", "deep", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = rows_without_seconds(tmp_path / "deep")
+    failed = [row for row in rows if "error" in row]
+    assert failed and all(row["reward"] == 0 and "shrinks below 1x1" in row["error"] for row in failed)
+    assert f"({len(failed)} failed)" in result.stdout
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, value", [("True", True), ("False", False), ("false", False), ("0", False), ("1", True), (None, True)]
+)
+def test_booleans_are_real(text, value):
+    assert train.parse_arguments(["--use_cuda", *([] if text is None else [text])]).use_cuda is value
+    assert train.parse_arguments([]).use_cuda is False
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--mode", "train"], "invalid choice: 'train'"),
+        (["--num_children", "0"], "must be a whole number from 1"),
+        (["--num_children", "ten"], "must be a whole number from 1"),
+        (["--num_child", "5"], "unrecognized arguments: --num_child"),
+        (["--controller_lr", "-1"], "must be a number from 0"),
+        (["--entropy_weight", "nan"], "must be a number from 0"),
+        (["--child_epochs", "0"], "must be a number above 0"),
+        (["--use_cuda", "maybe"], "must be True or False, not 'maybe'"),
+        (["--architecture", "k4f16p0"], "kernel 4 is not one of 3, 5, 7"),
+        (["--architecture", "resnet"], "'resnet' is not an architecture"),
+        (["--dataset", "ImageNet"], "invalid choice: 'ImageNet'"),
+        (["--mode", "evaluate", "--run_dir", "nothing"], "no search in nothing"),
+        (
+            ["--mode", "generate", "--data_dir", "nowhere", "--dataset", "CIFAR10"],
+            "put cifar-10-python.tar.gz into nowhere",
+        ),
+        (["--mode", "generate", "--data_dir", "nowhere"], "train-images-idx3-ubyte.gz"),
+        (["--mode", "evaluate", "--architecture", "k7f8p0-k7f8p0-k7f8p0"], "layer 3 shrinks below 1x1"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for proxy in ("http_proxy", "https_proxy"):  # downloads fail at once, wherever the tests run
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    if "--data_dir" not in flags:
+        flags = [*flags, "--data_dir", str(ROOT / "data")]
+    with pytest.raises(SystemExit) as stopped:
+        train.main(flags)
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in output.err and len(output.err.strip().splitlines()) == 1
+    assert not Path("runs").exists()

@@ -1,0 +1,68 @@
+"""Worker processes: results come back, a crash costs one attempt, nothing is left behind."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from workers import TaskFailed, Workers
+
+
+def add_to_shared(shared, x):
+    return shared.sum().item() + x, os.getpid()
+
+
+def write_to_shared(shared, value):
+    shared[0] = value
+
+
+def die_once(shared, marker):
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def die(shared):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(shared):
+    raise ValueError("no such child")
+
+
+def sleep(shared):
+    time.sleep(600)
+
+
+def test_tasks_run_in_processes_that_share_one_copy_of_the_data(tmp_path):
+    shared = torch.ones(1000).share_memory_()
+    with Workers(2, shared) as workers:
+        results = [future.result() for future in [workers.submit(workers.run, add_to_shared, x) for x in range(6)]]
+        assert [value for value, _ in results] == [1000 + x for x in range(6)]
+        assert os.getpid() not in {pid for _, pid in results}
+        workers.submit(workers.run, write_to_shared, 5.0).result()
+        assert shared[0] == 5  # the same memory, not a copy
+
+        with pytest.raises(ValueError, match="no such child"):  # errors of the task come back as they are
+            workers.submit(workers.run, fail).result()
+        assert workers.submit(workers.run, die_once, str(tmp_path / "marker")).result() == "alive"
+        with pytest.raises(TaskFailed, match="died 3 times"):
+            workers.submit(workers.run, die).result()
+        assert workers.submit(workers.run, add_to_shared, 0).result()[0] == 1004  # and the slot goes on
+    assert multiprocessing.active_children() == []
+
+
+def test_leaving_kills_what_is_running():
+    started = time.monotonic()
+    with Workers(1) as workers:
+        workers.submit(workers.run, sleep)
+        waiting = workers.submit(workers.run, sleep)
+        while not multiprocessing.active_children():
+            time.sleep(0.05)
+    assert waiting.cancelled() and multiprocessing.active_children() == []
+    assert time.monotonic() - started < 60  # not 600: the sleeper was not waited for
