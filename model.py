@@ -171,7 +171,7 @@ class Recipe:
     batch_size: int = 64
     lr: float = 0.006  # of Adam, for biases and linear layers; the peak of the one-cycle schedule
     betas: tuple[float, float] = (0.8, 0.95)  # of Adam
-    filter_lr: float = 0.03  # of Muon, for the filters of the convolutions; follows the same schedule
+    filter_lr: float = 0.03  # of Muon, for the filters of the convolutions, same schedule; 0: Adam trains them too
     momentum: float = 0.9  # of Muon
     warmup: float = 0.2  # share of the steps in which lr rises; it falls to 0 after
     label_smoothing: float = 0.1
@@ -194,8 +194,12 @@ def train_child(
     recipe: Recipe,
     seed: int,
     device: str = "cpu",
+    images_seen: Tensor | None = None,
 ) -> TrainedChild:
-    """Train one child and measure it on `held_out`: a pure function of its arguments, on one thread on a CPU."""
+    """Train one child and measure it on `held_out`: a pure function of its arguments, on one thread on a CPU.
+
+    `images_seen`, a scalar in shared memory, is raised as training goes on, for a progress bar.
+    """
     started = time.perf_counter()
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
@@ -203,12 +207,11 @@ def train_child(
         child = Child(architecture, tuple(train.pixels.shape[1:]), num_classes).to(device)
     generator = torch.Generator().manual_seed(seed)
     pixels, labels = train.pixels.to(device), train.labels.to(device)
-    filters = [conv.weight for conv in child.convs]
-    others = [p for p in child.parameters() if not any(p is f for f in filters)]
-    optimizers = (
-        Muon(filters, lr=recipe.filter_lr, momentum=recipe.momentum),
-        torch.optim.Adam(others, lr=recipe.lr, betas=recipe.betas, fused=True),
-    )
+    filters = {conv.weight for conv in child.convs} if recipe.filter_lr else set()
+    others = [p for p in child.parameters() if p not in filters]
+    optimizers = [torch.optim.Adam(others, lr=recipe.lr, betas=recipe.betas, fused=True)]
+    if filters:
+        optimizers.append(Muon(filters, lr=recipe.filter_lr, momentum=recipe.momentum))
 
     batch_size = min(recipe.batch_size, len(labels))
     steps_per_epoch = len(labels) // batch_size
@@ -228,6 +231,8 @@ def train_child(
             group["lr"] = optimizer.defaults["lr"] * one_cycle((step + 0.5) / num_steps, recipe.warmup)
             optimizer.step()
             optimizer.zero_grad()
+        if images_seen is not None:
+            images_seen += batch_size
 
     accuracy, top5_accuracy = measure(child, held_out, device)
     parameters = sum(p.numel() for p in child.parameters())

@@ -13,37 +13,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+import utils
 from controller import Controller
 from model import Architecture, Child, Images, Recipe, SearchSpace, parse_architecture, summarize, train_child
 from policy_gradient import PolicyGradient
-from utils import (
-    DATASETS,
-    ROOT,
-    Clock,
-    InputError,
-    best_row,
-    child_seed,
-    choose_device,
-    environment,
-    hold_out,
-    load_images,
-    open_run,
-    read_json,
-    read_ledger,
-    usable_cores,
-    write_atomically,
-    write_json,
-)
+from utils import InputError
 from workers import TaskFailed, Workers
 
-EVALUATION = Recipe(epochs=10, shift=2)
+EVALUATION = Recipe(epochs=8, shift=1)
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f}, entropy {entropy:.2f}"
 
 # --- search -------------------------------------------------------------------------------------------------------
@@ -51,17 +35,17 @@ PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f
 
 def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
-    clock = Clock(args.run_dir / "time.json", args.workers)
-    device = choose_device(args.use_cuda)
+    clock = utils.Clock(args.run_dir / "time.json", args.workers)
+    device = utils.choose_device(args.use_cuda)
     recipe = Recipe(epochs=args.child_epochs)
     space = SearchSpace(args.num_layers)
     controller = make_controller(args, space)
-    images, num_classes = load_images(args.dataset, args.data_dir, train=True)
-    data = (*hold_out(images, args.train_images), num_classes)
+    images, num_classes = utils.load_images(args.dataset, args.data_dir, train=True)
+    data = (*utils.hold_out(images, args.train_images), num_classes)
     child_numbers = itertools.count()
 
     with (
-        open_run(args.run_dir, search_config(args, recipe, device)) as ledger,
+        utils.open_run(args.run_dir, search_config(args, recipe, device)) as ledger,
         Workers(args.workers, shared=in_shared_memory(data)) as workers,
         tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
     ):
@@ -70,7 +54,7 @@ def generate(args: argparse.Namespace) -> None:
             """The reward of a child that the ledger knows, otherwise a Future of it."""
             architecture = space.decode(actions)
             row = {"child": next(child_numbers), "update": policy_gradient.batches, "actions": list(actions)}
-            row |= {"architecture": str(architecture), "seed": child_seed(args.seed, str(architecture))}
+            row |= {"architecture": str(architecture), "seed": utils.child_seed(args.seed, str(architecture))}
             known = ledger.find(row)
             return known["reward"] if known else workers.submit(train_and_record, row, architecture)
 
@@ -142,20 +126,11 @@ def search_child(data: tuple, architecture: Architecture, recipe: Recipe, seed: 
 def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict:
     """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    free = [
-        "mode",
-        "data_dir",
-        "run_dir",
-        "workers",
-        "use_cuda",
-        "num_children",
-        "architecture",
-        "eval_epochs",
-        "num_seeds",
-    ]
+    free = ("mode", "data_dir", "run_dir", "workers", "use_cuda", "num_children",
+            "architecture", "eval_epochs", "num_seeds")  # fmt: skip
     settings = {name: value for name, value in flags.items() if name not in free}
     settings |= {"recipe": asdict(recipe), "device": device}
-    return {"num_children": args.num_children, "settings": settings, "flags": flags} | environment()
+    return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
 
 
 def save_search(
@@ -164,15 +139,11 @@ def save_search(
     """Write controller.pt, best.json and search.png."""
     from plots import plot_search  # here, because worker processes import this file and none needs matplotlib
 
-    rebuild = {
-        "num_choices": controller.num_choices,
-        "names": controller.names,
-        "hidden_size": args.hidden_size,
-        "num_layers": args.controller_layers,
-    }
+    rebuild = {"num_choices": controller.num_choices, "names": controller.names}
+    rebuild |= {"hidden_size": args.hidden_size, "num_layers": args.controller_layers}
     save_torch(args.run_dir / "controller.pt", rebuild | {"state_dict": controller.state_dict()})
-    best = best_row(rows)
-    write_json(
+    best = utils.best_row(rows)
+    utils.write_json(
         args.run_dir / "best.json",
         {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
         | {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
@@ -183,28 +154,21 @@ def save_search(
     plot_search(args.run_dir / "search.png", ordered, space.decisions, preferences, title)
 
 
-def report(args: argparse.Namespace, rows: dict, policy_gradient: PolicyGradient, clock: Clock) -> None:
+def report(args: argparse.Namespace, rows: dict, policy_gradient: PolicyGradient, clock: utils.Clock) -> None:
     """Print what a search found, what it cost, and how to go on."""
     ranked = sorted(rows.values(), key=lambda row: (-row["val_accuracy"], row["child"]))
+    failed, samples = sum("error" in row for row in rows.values()), len(policy_gradient.rewards)
+    wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
+    busy, overhead = sum(row["seconds"] for row in rows.values()) / (slots or 1), main_cpu / (wall or 1)
     if policy_gradient.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {policy_gradient.stopped_early}")
     print(f"best architecture   {ranked[0]['architecture']}   validation accuracy {ranked[0]['val_accuracy']:.2%}")
     for place, row in enumerate(ranked[:5], start=1):
-        print(
-            f"  {place}. {row['architecture']}   {row['val_accuracy']:.2%}   "
-            f"{row['parameters']:,} parameters   child {row['child']}"
-        )
-    failed = sum("error" in row for row in rows.values())
-    samples = len(policy_gradient.rewards)
-    print(
-        f"children            {len(rows)} trained{f' ({failed} failed)' if failed else ''}, "
-        f"{samples - len(rows)} of {samples} samples remembered"
-    )
-    trained = sum(row["seconds"] for row in rows.values())
-    print(
-        f"time                {duration(clock.total['wall'])}; workers training {trained / clock.total['workers']:.1%} "
-        f"of it, search itself {clock.total['main_cpu'] / clock.total['wall']:.1%}"
-    )
+        line = "  {}. {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
+        print(line.format(place, **row))
+    print(f"children            {len(rows)} trained ({failed} failed)")
+    print(f"samples             {samples}, {samples - len(rows)} of them remembered")
+    print(f"time                {duration(wall)}; workers training {busy:.1%} of it, search overhead {overhead:.1%}")
     print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
     dataset = f" --dataset {args.dataset}" if args.dataset != "MNIST" else ""
     run_dir = f" --run_dir {args.run_dir}" if args.run_dir != default_run_dir(args.dataset, "reinforce") else ""
@@ -217,58 +181,74 @@ def report(args: argparse.Namespace, rows: dict, policy_gradient: PolicyGradient
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture on all training images with several seeds, and measure it on the test set."""
     started = time.perf_counter()
-    device = choose_device(args.use_cuda)
+    device = utils.choose_device(args.use_cuda)
     architecture, suffix = choose_architecture(args)
-    train, num_classes = load_images(args.dataset, args.data_dir, train=True)
-    test, _ = load_images(args.dataset, args.data_dir, train=False)
+    train, num_classes = utils.load_images(args.dataset, args.data_dir, train=True)
+    test, _ = utils.load_images(args.dataset, args.data_dir, train=False)
     train = Images(*(tensor[: args.train_images] for tensor in train))
     recipe = replace(EVALUATION, epochs=args.eval_epochs)
-    image_shape = tuple(train.pixels.shape[1:])
+    shape = {"image_shape": tuple(train.pixels.shape[1:]), "num_classes": num_classes}
+    size = print_network(architecture, **shape)
+    print(f"training it on {len(train.labels):,} images: {args.num_seeds} seeds, {args.eval_epochs:g} epochs each")
+
+    seeds = [utils.child_seed(args.seed + i, str(architecture)) for i in range(args.num_seeds)]
+    finals = train_finals(architecture, (train, test, num_classes), recipe, seeds, device, args.workers)
+
+    result = {"architecture": str(architecture), "dataset": args.dataset}
+    for name in ("top1", "top5"):
+        values = [final[name] for final in finals]
+        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        result |= {name: values, f"{name}_mean": mean, f"{name}_std": std}
+        listed = ", ".join(f"{value:.2%}" for value in values)
+        print(f"{name} test accuracy  {mean:.2%} ± {100 * std:.2f}  (mean ± std, n = {len(values)}: {listed})")
+    result |= {"seeds": seeds, "train_images": len(train.labels), "seconds": time.perf_counter() - started} | size
+    result |= {"recipe": asdict(recipe), "device": device} | utils.environment()
+    args.run_dir.mkdir(parents=True, exist_ok=True)
+    utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
+    weights = torch.load(io.BytesIO(finals[0]["weights"]), weights_only=True)
+    save_torch(
+        args.run_dir / f"best_child{suffix}.pt", {"architecture": str(architecture), "state_dict": weights} | shape
+    )
+    print(f"time                {duration(result['seconds'])}")
+    print(
+        f"files               {args.run_dir}/evaluation{suffix}.json, best_child{suffix}.pt (the first seed's weights)"
+    )
+
+
+def print_network(architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> dict:
+    """Print a network's layers with output shapes and parameters; returns its totals."""
     try:
         layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
     except ValueError as error:
         raise InputError(str(error)) from None
+    size = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
     for layer in layers:
-        print(f"  {layer.name:<46} {'x'.join(map(str, layer.output_shape)):>12} {layer.parameters:>9,} parameters")
-    parameters, flops = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)
-    print(f"  {parameters:,} parameters, {flops / 1e6:.1f} million FLOPs an image")
-    print(
-        f"training {architecture} on {len(train.labels):,} images, {args.eval_epochs:g} epochs, {args.num_seeds} seeds"
-    )
-
-    seeds = [child_seed(args.seed + i, str(architecture)) for i in range(args.num_seeds)]
-    data = in_shared_memory((train, test, num_classes))
-    with Workers(min(args.workers, args.num_seeds), shared=data) as workers:
-        jobs = [workers.submit(workers.run, final_child, architecture, recipe, seed, device) for seed in seeds]
-        for _ in tqdm(as_completed(jobs), total=len(jobs), unit="seed", dynamic_ncols=True):
-            pass
-        results = [job.result() for job in jobs]
-
-    top1, top5 = [r["top1"] for r in results], [r["top5"] for r in results]
-    result = {"architecture": str(architecture), "dataset": args.dataset, "top1": top1, "top5": top5}
-    for name, values in (("top1", top1), ("top5", top5)):
-        result |= {f"{name}_mean": statistics.fmean(values), f"{name}_std": sample_std(values)}
-    result |= {"seeds": seeds, "train_images": len(train.labels), "parameters": parameters, "flops": flops}
-    result |= {"seconds": time.perf_counter() - started, "recipe": asdict(recipe), "device": device} | environment()
-    args.run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(args.run_dir / f"evaluation{suffix}.json", result)
-    weights = torch.load(io.BytesIO(results[0]["weights"]), weights_only=True)
-    save = {"architecture": str(architecture), "image_shape": image_shape, "num_classes": num_classes}
-    save_torch(args.run_dir / f"best_child{suffix}.pt", save | {"state_dict": weights})
-
-    for name, values in (("top-1", top1), ("top-5", top5)):
-        print(
-            f"{name} test accuracy   {statistics.fmean(values):.2%} ± {100 * sample_std(values):.2f}   "
-            f"(n = {len(values)}: {', '.join(f'{value:.2%}' for value in values)})"
-        )
-    print(f"time   {duration(result['seconds'])}")
-    print(f"files  {args.run_dir}/evaluation{suffix}.json, {args.run_dir}/best_child{suffix}.pt")
+        print(f"  {layer.name:<46} {' x '.join(map(str, layer.output_shape)):>14} {layer.parameters:>9,} parameters")
+    print(f"  {architecture}: {size['parameters']:,} parameters, {size['flops'] / 1e6:.1f} million FLOPs an image")
+    return size
 
 
-def final_child(data: tuple, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
+def train_finals(
+    architecture: Architecture, data: tuple, recipe: Recipe, seeds: list[int], device: str, num_workers: int
+) -> list[dict]:
+    """Train an architecture once per seed, in parallel; top-1, top-5 and weights of each."""
+    images_seen = torch.zeros(len(seeds), dtype=torch.int64).share_memory_()
+    with Workers(min(num_workers, len(seeds)), shared=(*in_shared_memory(data), images_seen)) as workers:
+        jobs = [
+            workers.submit(workers.run, final_child, architecture, recipe, *job, device) for job in enumerate(seeds)
+        ]
+        total = round(recipe.epochs * len(data[0].labels)) * len(seeds)
+        with tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar:
+            while wait(jobs, timeout=0.5, return_when=FIRST_EXCEPTION).not_done:
+                bar.update(images_seen.sum().item() - bar.n)
+            bar.update(total - bar.n)
+        return [job.result() for job in jobs]
+
+
+def final_child(data: tuple, architecture: Architecture, recipe: Recipe, index: int, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child on all training images and measure it on the test images."""
-    train, test, num_classes = data
-    trained = train_child(architecture, train, test, num_classes, recipe, seed, device)
+    train, test, num_classes, images_seen = data
+    trained = train_child(architecture, train, test, num_classes, recipe, seed, device, images_seen[index])
     weights = io.BytesIO()  # as bytes, because a tensor's shared memory would end with its process
     torch.save(trained.child.cpu().state_dict(), weights)
     return {"top1": trained.accuracy, "top5": trained.top5_accuracy, "weights": weights.getvalue()}
@@ -278,24 +258,24 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
     """--architecture, the run folder's best, or the committed one; and the suffix of the files to write."""
     if args.architecture is not None:
         return args.architecture, f"-{args.architecture}"
-    rows, _ = read_ledger(args.run_dir / "children.jsonl")
-    committed = ROOT / "results" / args.dataset.lower() / "best.json"
+    rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
+    committed = utils.ROOT / "results" / args.dataset.lower() / "best.json"
     if rows:
-        dataset = read_json(args.run_dir / "config.json").get("settings", {}).get("dataset")
+        dataset = utils.read_json(args.run_dir / "config.json").get("settings", {}).get("dataset")
         if dataset != args.dataset:
             raise InputError(f"{args.run_dir} holds a search on {dataset}: add --dataset {dataset}")
         best_file = args.run_dir / "best.json"
-        best = read_json(best_file) if best_file.exists() else {}
+        best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):
             print(f"best architecture of the search in {args.run_dir}: {best['architecture']}")
         else:
-            best = best_row(rows)
+            best = utils.best_row(rows)
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
     elif args.run_dir != default_run_dir(args.dataset, args.strategy):
         raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
     elif committed.exists():
-        best = read_json(committed)
-        print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(ROOT)}")
+        best = utils.read_json(committed)
+        print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(utils.ROOT)}")
     else:
         raise InputError(f"no search in {args.run_dir}: run --mode generate first, or name an --architecture")
     try:
@@ -318,9 +298,8 @@ def event_writer(folder: Path):
 
 def in_shared_memory(data: tuple) -> tuple:
     """Move the tensors of (train, held-out, classes) to memory that worker processes share."""
-    for images in data[:2]:
-        for tensor in images:
-            tensor.share_memory_()
+    for tensor in (*data[0], *data[1]):
+        tensor.share_memory_()
     return data
 
 
@@ -328,12 +307,7 @@ def save_torch(path: Path, value: dict) -> None:
     """`torch.save`, atomically."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def sample_std(values: list[float]) -> float:
-    """Sample standard deviation; 0 for a single value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    utils.write_atomically(path, buffer.getvalue())
 
 
 def duration(seconds: float) -> str:
@@ -370,10 +344,8 @@ def number(kind: type, low: float, high: float = 2**31, above: bool = False) -> 
             if not (low < value <= high if above else low <= value <= high):
                 raise ValueError
         except ValueError:
-            what, limits = (
-                "a whole number" if kind is int else "a number",
-                f"{'above' if above else 'from'} {low:g} to {high:g}",
-            )
+            what = "a whole number" if kind is int else "a number"
+            limits = f"{'above' if above else 'from'} {low:g} to {high:g}"
             raise argparse.ArgumentTypeError(f"must be {what} {limits}, not {text!r}") from None
         return value
 
@@ -405,11 +377,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", choices=("generate", "evaluate"), default="generate", help="search, or retrain and test the best")
-    add("--dataset", choices=DATASETS, default="MNIST", help="MNIST is included, others are downloaded once")
+    add("--dataset", choices=utils.DATASETS, default="MNIST", help="MNIST is included, others are downloaded once")
     add("--data_dir", type=Path, default="data", help="the data sets, in torchvision's layout")
     add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", type=boolean, nargs="?", const=True, default=False, help="train on the GPU: True or False")
-    add("--workers", type=count, default=usable_cores(), help="children trained at once; changes no result")
+    add("--workers", type=count, default=utils.usable_cores(), help="children trained at once; changes no result")
     add("--seed", type=number(int, 0), default=0, help="of the controller, the sampling and all children")
 
     add = parser.add_argument_group("search").add_argument
@@ -453,7 +425,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        again = "the same command goes on from here" if args.mode == "generate" else "nothing was written"
+        print(f"train.py: stopped; {again}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -178,17 +178,8 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-ROW_TYPES = {
-    "child": int,
-    "update": int,
-    "actions": list,
-    "architecture": str,
-    "val_accuracy": float,
-    "reward": float,
-    "parameters": int,
-    "seconds": float,
-    "seed": int,
-}
+ROW_TYPES = {"child": int, "update": int, "actions": list, "architecture": str, "val_accuracy": float,
+             "reward": float, "parameters": int, "seconds": float, "seed": int}  # fmt: skip
 
 
 def read_ledger(path: Path) -> tuple[dict[int, dict], int]:

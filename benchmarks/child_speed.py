@@ -1,0 +1,225 @@
+"""How fast children are trained, beside the original training loop in the same run; writes results/child_speed.json.
+
+python -m benchmarks.child_speed                        about 5 minutes on two otherwise idle cores
+python -m benchmarks.child_speed --original_accuracy    once, about 25 minutes: the original's complete trainings,
+                                                        kept in results/original_accuracy.json
+"""
+
+import argparse
+import json
+import statistics
+import time
+from datetime import date
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from tqdm import tqdm
+
+from model import Child, Images, Recipe, measure, parse_architecture, summarize, train_child
+from train import in_shared_memory
+from utils import ROOT, child_seed, environment, hold_out, load_images, usable_cores, write_json
+from workers import Workers
+
+PANEL = (  # of the 729: the smallest, the largest, and a spread between
+    "k3f8p0-k3f8p0",
+    "k3f8p2-k5f16p1",
+    "k3f16p1-k3f32p2",
+    "k3f32p0-k7f8p1",
+    "k5f8p1-k7f16p2",
+    "k5f16p0-k5f32p1",
+    "k5f16p2-k3f16p0",
+    "k5f32p1-k3f32p0",
+    "k7f8p0-k3f8p2",
+    "k7f16p1-k7f32p0",
+    "k7f32p0-k5f16p1",
+    "k7f32p2-k7f32p2",
+)
+COMPLETE = ("k3f8p0-k3f8p0", "k5f16p0-k5f32p1", "k7f32p2-k7f32p2")  # the original trained to its end
+SEEDS = (0, 1, 2)
+ORIGINAL_EPOCHS, ORIGINAL_BATCH = 5, 4
+SHAPE = (1, 28, 28)
+RESULTS = ROOT / "results"
+
+
+# --- the original training loop, from its description -------------------------------------------------------------
+
+
+class OriginalLoop:
+    """Batch 4, per-image transforms in two loader processes, SGD 0.001 with momentum 0.9, `loss.item()` each step."""
+
+    def __init__(self, text: str, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        steps = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+        dataset = torchvision.datasets.MNIST(ROOT / "data", train=True, transform=transforms.Compose(steps))
+        self.loader = DataLoader(dataset, batch_size=ORIGINAL_BATCH, shuffle=True, num_workers=2)
+        self.child = Child(parse_architecture(text), SHAPE, 10).to(memory_format=torch.contiguous_format)
+        self.optimizer = torch.optim.SGD(self.child.parameters(), lr=0.001, momentum=0.9)
+
+    def steps(self):
+        """Train for one epoch, yielding after each step."""
+        running_loss = 0.0
+        for images, labels in self.loader:
+            self.optimizer.zero_grad()
+            loss = F.cross_entropy(self.child(images), labels)
+            loss.backward()
+            self.optimizer.step()
+            running_loss += loss.item()
+            yield running_loss
+
+
+def time_original(text: str, warmup: int = 200, steps: int = 800) -> float:
+    """Seconds of a complete 5-epoch training, scaled from a slice after warm-up."""
+    loop = OriginalLoop(text).steps()
+    for _ in range(warmup):
+        next(loop)
+    started = time.perf_counter()
+    for _ in range(steps):
+        next(loop)
+    seconds = time.perf_counter() - started
+    loop.close()
+    return seconds / steps * ORIGINAL_EPOCHS * 60_000 / ORIGINAL_BATCH
+
+
+def original_accuracy() -> None:
+    """Train the original to its end on three architectures and keep its test accuracies."""
+    test, _ = load_images("MNIST", ROOT / "data", train=False)
+    file = RESULTS / "original_accuracy.json"
+    result = json.loads(file.read_text()) if file.exists() else {"test_accuracy": {}}
+    for text in COMPLETE:
+        if text in result["test_accuracy"]:
+            continue
+        loop = OriginalLoop(text)
+        for epoch in range(ORIGINAL_EPOCHS):
+            for _ in tqdm(loop.steps(), total=len(loop.loader), desc=f"{text}, epoch {epoch + 1}", mininterval=10):
+                pass
+        result["test_accuracy"][text] = measure(loop.child, test)[0]
+        result |= {"command": "python -m benchmarks.child_speed --original_accuracy", "date": str(date.today())}
+        write_json(file, result | environment())
+
+
+# --- ours ---------------------------------------------------------------------------------------------------------
+
+
+def matmul_peak(data: tuple) -> float:
+    """Best float32 GFLOP/s of a 2048 x 2048 matrix product on one thread; runs in a worker process."""
+    torch.set_num_threads(1)
+    a, b = torch.randn(2, 2048, 2048)
+    times = []
+    for _ in range(12):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(times) / 1e9
+
+
+def train_one(data: tuple, text: str, seed: int) -> dict:
+    """Train one child as the search does, and measure it on the test set beside; runs in a worker process."""
+    train, validation, num_classes, test = data
+    trained = train_child(parse_architecture(text), train, validation, num_classes, Recipe(), child_seed(seed, text))
+    return {"seconds": trained.seconds, "test_accuracy": measure(trained.child, test)[0]}
+
+
+def where_time_goes(train: Images, text: str, images: int = 3200) -> dict[str, float]:
+    """Share of the self CPU time per kind of operation while training a child."""
+    few = Images(train.pixels[:images], train.labels[:images])
+    one = Images(train.pixels[:1], train.labels[:1])
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        train_child(parse_architecture(text), few, one, 10, Recipe(epochs=1), seed=0)
+    kinds = {"convolution": 0.0, "pooling": 0.0, "linear and Muon": 0.0, "optimizer": 0.0, "other": 0.0}
+    names = {
+        "convolution": ("mkldnn_convolution", "convolution"),
+        "pooling": ("max_pool2d",),
+        "linear and Muon": ("addmm", "aten::mm"),
+        "optimizer": ("fused_adam", "lerp"),
+    }
+    for event in profiler.key_averages():
+        kind = next((k for k, parts in names.items() if any(part in event.key for part in parts)), "other")
+        kinds[kind] += event.self_cpu_time_total
+    return {kind: round(time / sum(kinds.values()), 3) for kind, time in kinds.items()}
+
+
+def main() -> None:
+    """Time ours and the original on the panel, and write results/child_speed.json."""
+    cores = usable_cores()
+    images, num_classes = load_images("MNIST", ROOT / "data", train=True)
+    test, _ = load_images("MNIST", ROOT / "data", train=False)
+    train, validation = hold_out(images)
+    data = (*in_shared_memory((train, validation, num_classes)), test)
+    seen = Recipe.epochs * len(train.labels)
+
+    with Workers(cores, data) as workers:
+        jobs = [workers.submit(workers.run, matmul_peak) for _ in range(cores)]
+        peak = statistics.fmean(job.result() for job in jobs)
+        print(f"float32 matrix product: {peak:.1f} GFLOP/s a core, {cores} cores at once")
+        order = sorted(PANEL, key=lambda text: -flops_of(text))  # long ones first: all cores end together
+        jobs = {(t, s): workers.submit(workers.run, train_one, t, s) for s in SEEDS for t in order}
+        ours = {job: future.result() for job, future in tqdm(jobs.items(), desc="ours")}
+    torch.set_num_threads(cores)
+    original = {text: time_original(text) for text in tqdm(PANEL, desc="original")}
+    torch.set_num_threads(1)
+
+    rows = []
+    for text in PANEL:
+        seconds = statistics.fmean(ours[text, s]["seconds"] for s in SEEDS)
+        work = flops_of(text) * (3 * seen + len(validation.labels))
+        row = {"architecture": text, "seconds": seconds, "original_seconds": original[text], "gflop": work / 1e9}
+        row |= {"images_per_second": seen / seconds, "gflops": work / seconds / 1e9}
+        row |= {"share_of_peak": row["gflops"] / peak, "test_accuracy": [ours[text, s]["test_accuracy"] for s in SEEDS]}
+        rows.append(row)
+    complete = json.loads((RESULTS / "original_accuracy.json").read_text())["test_accuracy"]
+    per_hour = 3600 * cores / statistics.fmean(row["seconds"] for row in rows)
+    original_per_hour = 3600 / statistics.fmean(original.values())
+    result = {
+        "children_per_hour": per_hour,
+        "original_children_per_hour": original_per_hour,
+        "ratio": per_hour / original_per_hour,
+        "share_of_peak": sum(r["gflop"] for r in rows) / sum(r["seconds"] for r in rows) / peak,
+        "peak_gflops_per_core": peak,
+        "cores": cores,
+        "test_accuracy": statistics.fmean(a for r in rows if r["architecture"] in complete for a in r["test_accuracy"]),
+        "original_test_accuracy": statistics.fmean(complete.values()),
+        "accuracy_architectures": list(complete),
+        "panel_test_accuracy": statistics.fmean(a for r in rows for a in r["test_accuracy"]),
+        "seeds": len(SEEDS),
+        "where_time_goes": {text: where_time_goes(train, text) for text in COMPLETE},
+        "rows": rows,
+        "command": "python -m benchmarks.child_speed",
+        "date": str(date.today()),
+    }
+    write_json(RESULTS / "child_speed.json", result | environment())
+    print_table(result)
+
+
+def flops_of(text: str) -> int:
+    """FLOPs of one image's forward pass."""
+    return sum(layer.flops for layer in summarize(Child(parse_architecture(text), SHAPE, 10), SHAPE))
+
+
+def print_table(result: dict) -> None:
+    print(
+        f"{'architecture':<18} {'s/child':>8} {'images/s':>9} {'GFLOP/s':>8} {'of peak':>8} {'original s':>11} {'test %':>7}"
+    )
+    for row in result["rows"]:
+        accuracy = 100 * statistics.fmean(row["test_accuracy"])
+        print(
+            f"{row['architecture']:<18} {row['seconds']:>8.2f} {row['images_per_second']:>9,.0f} {row['gflops']:>8.1f} "
+            f"{row['share_of_peak']:>8.0%} {row['original_seconds']:>11.0f} {accuracy:>7.2f}"
+        )
+    print(
+        f"children per hour: {result['children_per_hour']:,.0f}, the original {result['original_children_per_hour']:.1f}: "
+        f"{result['ratio']:.0f} times; {result['share_of_peak']:.0%} of the peak, weighted by time"
+    )
+    print(
+        f"test accuracy of {', '.join(result['accuracy_architectures'])}: {result['test_accuracy']:.2%}, the original "
+        f"{result['original_test_accuracy']:.2%}; all {len(result['rows'])}: {result['panel_test_accuracy']:.2%}"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--original_accuracy", action="store_true", help="train the original to its end on 3 networks")
+    original_accuracy() if parser.parse_args().original_accuracy else main()
