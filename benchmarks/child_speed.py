@@ -200,22 +200,17 @@ def flops_of(text: str) -> int:
 
 
 def print_table(result: dict) -> None:
-    print(
-        f"{'architecture':<18} {'s/child':>8} {'images/s':>9} {'GFLOP/s':>8} {'of peak':>8} {'original s':>11} {'test %':>7}"
-    )
+    header = ("architecture", "s/child", "images/s", "GFLOP/s", "of peak", "original s", "test %")
+    print("{:<18} {:>8} {:>9} {:>8} {:>8} {:>11} {:>7}".format(*header))
+    line = "{architecture:<18} {seconds:>8.2f} {images_per_second:>9,.0f} {gflops:>8.1f} {share_of_peak:>8.0%}"
     for row in result["rows"]:
         accuracy = 100 * statistics.fmean(row["test_accuracy"])
-        print(
-            f"{row['architecture']:<18} {row['seconds']:>8.2f} {row['images_per_second']:>9,.0f} {row['gflops']:>8.1f} "
-            f"{row['share_of_peak']:>8.0%} {row['original_seconds']:>11.0f} {accuracy:>7.2f}"
-        )
+        print(line.format(**row), f"{row['original_seconds']:>11.0f} {accuracy:>7.2f}")
     print(
-        f"children per hour: {result['children_per_hour']:,.0f}, the original {result['original_children_per_hour']:.1f}: "
-        f"{result['ratio']:.0f} times; {result['share_of_peak']:.0%} of the peak, weighted by time"
-    )
-    print(
-        f"test accuracy of {', '.join(result['accuracy_architectures'])}: {result['test_accuracy']:.2%}, the original "
-        f"{result['original_test_accuracy']:.2%}; all {len(result['rows'])}: {result['panel_test_accuracy']:.2%}"
+        "children per hour: {children_per_hour:,.0f}, original {original_children_per_hour:.1f}: {ratio:.0f} times; "
+        "{share_of_peak:.0%} of the peak, weighted by time\n"
+        "test accuracy of {accuracy_architectures}: {test_accuracy:.2%}, the original {original_test_accuracy:.2%}; "
+        "the whole panel: {panel_test_accuracy:.2%}".format(**result)
     )
 
 

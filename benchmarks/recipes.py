@@ -80,16 +80,14 @@ def write_table(path: Path = TABLE) -> None:
     by_recipe = {n: np.array([[results[n, a, s] for s in SEEDS] for a in PANEL]) for n in RECIPES}  # (12, seeds, 3)
     truth = by_recipe[LONG][:, :, 1].mean(1)
     made = environment()
-    where = (
-        f"commit {made['git_commit']}, torch {made['versions']['torch']}, {made['machine']['cpu']}, one child a core"
-    )
+    where = f"commit {made['git_commit']}, torch {made['versions']['torch']}, {made['machine']['cpu']}"
     lines = [
         "# Recipes tried\n",
         f"`python -m benchmarks.recipes`: {len(PANEL)} architectures, {len(SEEDS)} seeds each; {where}.\n",
-        "*noise*: standard deviation within an architecture; *signal*: between architectures, with the noise taken out; "
-        "both in points of validation accuracy. *reliability*: signal² / (signal² + noise²), the share of one reward's "
-        "variance that is the architecture. *rank*: Spearman's correlation of one reward with the mean test accuracy "
-        f"after {LONG}, averaged over the seeds.\n",
+        "*noise*: standard deviation within an architecture; *signal*: between them, with the noise taken out; both in "
+        "points of validation accuracy. *reliability*: signal² / (signal² + noise²), the share of a reward's variance "
+        "that is the architecture. *rank*: Spearman's correlation of one reward with the mean test accuracy after "
+        f"{LONG}, averaged over the seeds.\n",
         "| recipe | val. accuracy % | test accuracy % | noise | signal | reliability | rank | seconds a child |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -1,6 +1,8 @@
 """The program as its users meet it: the command line, the run folder, real MNIST."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,6 @@ import pytest
 import torch
 
 import train
-from controller import Controller
 from model import Child, SearchSpace, parse_architecture
 from utils import child_seed, read_ledger
 
@@ -102,12 +103,11 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     for text in ("top1 test accuracy", "top5 test accuracy", "± ", "parameters"):
         assert text in evaluated.stdout
 
-    saved = torch.load(run_dir / "best_child.pt", weights_only=True)
-    child = Child(parse_architecture(saved["architecture"]), saved["image_shape"], saved["num_classes"])
-    child.load_state_dict(saved["state_dict"])
-    saved = torch.load(run_dir / "controller.pt", weights_only=True)
-    state = saved.pop("state_dict")
-    Controller(**saved).load_state_dict(state)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 3  # weights, controller, a space of one's own
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for block in blocks:
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, check=True, timeout=60)
 
 
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
