@@ -37,7 +37,7 @@ class PolicyGradient:
         evaluate: Callable[[Actions], float | Future],
         *,
         children_per_update: int = 5,
-        update_lag: int = 1,
+        update_lag: int = 3,
         lr: float = 0.01,
         entropy_weight: float = 0.1,
         baseline_decay: float = 0.9,
@@ -58,7 +58,7 @@ class PolicyGradient:
 
         self.results: dict[Actions, float | Future] = {}  # every distinct sequence sampled so far
         self.rewards: list[float] = []  # as met in the updates, duplicates included
-        self.baseline = 0.0
+        self.average, self.average_weight = 0.0, 0.0  # of the rewards of earlier batches
         self.batches = 0  # sampled so far
         self.batches_without_new = 0
         self.updates = 0
@@ -132,19 +132,26 @@ class PolicyGradient:
         ).mean()
 
     def advantage(self, rewards: list[float]) -> tuple[Tensor, float]:
-        """Scaled rewards minus the moving average of *earlier* ones (m,), and that baseline; then they enter it."""
-        scaled = self._scale(rewards)
-        baseline = self.baseline
-        self.baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * scaled.mean().item()
-        return scaled - baseline, baseline
+        """R - b of a batch (m,), on the chosen scale, and the b it was taken with; then the batch enters b.
+
+        b is the moving average of all *earlier* rewards, weighted like an exponential one from its first batch on;
+        the first batch of all has none, and is compared with the middle of the scale.
+        """
+        self.rewards.extend(rewards)
+        baseline = self.average / self.average_weight if self.average_weight else 0.0
+        *scaled, scaled_baseline = self._scale([*rewards, baseline])
+        advantage = torch.stack(scaled) - (scaled_baseline if self.average_weight else 0.0)  # (m,)
+        decay = self.baseline_decay
+        self.average = decay * self.average + (1 - decay) * sum(rewards) / len(rewards)
+        self.average_weight = decay * self.average_weight + (1 - decay)
+        return advantage, baseline
 
     def _scale(self, rewards: list[float]) -> Tensor:
-        """The rewards of a batch as the gradient sees them (m,)."""
-        self.rewards.extend(rewards)
-        batch = torch.tensor(rewards, dtype=self.controller.first_input.dtype)
+        """Rewards as the gradient sees them: as they are, or the rank of each among all met so far, -1 to 1."""
+        values = torch.tensor(rewards, dtype=self.controller.first_input.dtype)
         if self.reward_scale == "none":
-            return batch
-        met = torch.tensor(self.rewards, dtype=batch.dtype)
-        below = (met[None, :] < batch[:, None]).sum(1)  # (m,)
-        above = (met[None, :] > batch[:, None]).sum(1)
-        return (below - above) / len(met)  # in (-1, 1), ties in the middle
+            return values
+        met = torch.tensor(self.rewards, dtype=values.dtype)
+        below = (met[None, :] < values[:, None]).sum(1)  # (m,)
+        above = (met[None, :] > values[:, None]).sum(1)
+        return (below - above) / len(met)  # ties in the middle

@@ -28,7 +28,7 @@ from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=8, shift=1)
-PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f}, entropy {entropy:.2f}"
+PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:.4f}, entropy {entropy:.2f}"
 
 # --- search -------------------------------------------------------------------------------------------------------
 
@@ -387,9 +387,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
     add("--num_layers", type=count, default=2, help="convolutions in a child; 2 is the original space")
-    add("--num_children", type=count, default=100, help="budget: distinct children to train")
+    add("--num_children", type=count, default=120, help="budget: distinct children to train")
     add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
-    add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
+    add("--update_lag", type=number(int, 0), default=3, help="updates a sample may be behind: no waiting workers")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--hidden_size", type=count, default=64, help="units of each LSTM layer (paper: 35)")

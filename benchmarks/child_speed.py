@@ -19,30 +19,15 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm import tqdm
 
+from benchmarks.common import PANEL, RESULTS, load_mnist, train_and_test
 from model import Child, Images, Recipe, measure, parse_architecture, summarize, train_child
-from train import in_shared_memory
-from utils import ROOT, child_seed, environment, hold_out, load_images, usable_cores, write_json
+from utils import ROOT, environment, load_images, usable_cores, write_json
 from workers import Workers
 
-PANEL = (  # of the 729: the smallest, the largest, and a spread between
-    "k3f8p0-k3f8p0",
-    "k3f8p2-k5f16p1",
-    "k3f16p1-k3f32p2",
-    "k3f32p0-k7f8p1",
-    "k5f8p1-k7f16p2",
-    "k5f16p0-k5f32p1",
-    "k5f16p2-k3f16p0",
-    "k5f32p1-k3f32p0",
-    "k7f8p0-k3f8p2",
-    "k7f16p1-k7f32p0",
-    "k7f32p0-k5f16p1",
-    "k7f32p2-k7f32p2",
-)
 COMPLETE = ("k3f8p0-k3f8p0", "k5f16p0-k5f32p1", "k7f32p2-k7f32p2")  # the original trained to its end
 SEEDS = (0, 1, 2)
 ORIGINAL_EPOCHS, ORIGINAL_BATCH = 5, 4
 SHAPE = (1, 28, 28)
-RESULTS = ROOT / "results"
 
 
 # --- the original training loop, from its description -------------------------------------------------------------
@@ -116,13 +101,6 @@ def matmul_peak(data: tuple) -> float:
     return 2 * 2048**3 / min(times) / 1e9
 
 
-def train_one(data: tuple, text: str, seed: int) -> dict:
-    """Train one child as the search does, and measure it on the test set beside; runs in a worker process."""
-    train, validation, num_classes, test = data
-    trained = train_child(parse_architecture(text), train, validation, num_classes, Recipe(), child_seed(seed, text))
-    return {"seconds": trained.seconds, "test_accuracy": measure(trained.child, test)[0]}
-
-
 def where_time_goes(train: Images, text: str, images: int = 3200) -> dict[str, float]:
     """Share of the self CPU time per kind of operation while training a child."""
     few = Images(train.pixels[:images], train.labels[:images])
@@ -145,10 +123,8 @@ def where_time_goes(train: Images, text: str, images: int = 3200) -> dict[str, f
 def main() -> None:
     """Time ours and the original on the panel, and write results/child_speed.json."""
     cores = usable_cores()
-    images, num_classes = load_images("MNIST", ROOT / "data", train=True)
-    test, _ = load_images("MNIST", ROOT / "data", train=False)
-    train, validation = hold_out(images)
-    data = (*in_shared_memory((train, validation, num_classes)), test)
+    data = load_mnist()
+    train, validation = data[:2]
     seen = Recipe.epochs * len(train.labels)
 
     with Workers(cores, data) as workers:
@@ -156,7 +132,7 @@ def main() -> None:
         peak = statistics.fmean(job.result() for job in jobs)
         print(f"float32 matrix product: {peak:.1f} GFLOP/s a core, {cores} cores at once")
         order = sorted(PANEL, key=lambda text: -flops_of(text))  # long ones first: all cores end together
-        jobs = {(t, s): workers.submit(workers.run, train_one, t, s) for s in SEEDS for t in order}
+        jobs = {(t, s): workers.submit(workers.run, train_and_test, t, Recipe(), s) for s in SEEDS for t in order}
         ours = {job: future.result() for job, future in tqdm(jobs.items(), desc="ours")}
     torch.set_num_threads(cores)
     original = {text: time_original(text) for text in tqdm(PANEL, desc="original")}

@@ -9,10 +9,10 @@ import json
 import re
 import shutil
 
+from benchmarks.common import RESULTS
 from train import duration
 from utils import ROOT
 
-RESULTS = ROOT / "results"
 SEARCHES = {"mnist": "policy gradient (`generate`)", "mnist-random": "random search (`generate --strategy random`)"}
 FILES = ("best.json", "best_child.pt", "children.jsonl", "config.json", "evaluation.json", "search.png", "time.json")
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.child_speed import PANEL
-from model import Recipe, measure, parse_architecture, train_child
-from train import in_shared_memory
-from utils import ROOT, child_seed, environment, hold_out, load_images, usable_cores
+from benchmarks.common import PANEL, RESULTS, load_mnist, train_and_test
+from model import Recipe
+from utils import environment, usable_cores
 from workers import Workers
 
 DEFAULT = Recipe()
@@ -34,31 +33,21 @@ RECIPES = {
 }
 SEEDS = (0, 1)
 COLUMNS = ("recipe", "architecture", "seed", "val_accuracy", "test_accuracy", "seconds")
-RAW, TABLE = ROOT / "results" / "recipe.csv", ROOT / "results" / "recipe.md"
-
-
-def train_both(data: tuple, text: str, recipe: Recipe, seed: int) -> tuple[float, float, float]:
-    """Validation and test accuracy and seconds of one child; runs in a worker process."""
-    train, validation, num_classes, test = data
-    trained = train_child(parse_architecture(text), train, validation, num_classes, recipe, child_seed(seed, text))
-    return trained.accuracy, measure(trained.child, test)[0], trained.seconds
+RAW, TABLE = RESULTS / "recipe.csv", RESULTS / "recipe.md"
 
 
 def run() -> None:
     """Train what results/recipe.csv lacks."""
     done = read()
-    images, num_classes = load_images("MNIST", ROOT / "data", train=True)
-    test, _ = load_images("MNIST", ROOT / "data", train=False)
-    data = (*in_shared_memory((*hold_out(images), num_classes)), test)
     jobs = [(name, text, seed) for name in RECIPES for seed in SEEDS for text in PANEL]
     jobs = [job for job in jobs if job not in done]
-    with Workers(usable_cores(), data) as workers, open(RAW, "a", newline="") as file:
+    with Workers(usable_cores(), load_mnist()) as workers, open(RAW, "a", newline="") as file:
         writer = csv.writer(file)
         if not done:
             writer.writerow(COLUMNS)
-        futures = [workers.submit(workers.run, train_both, text, RECIPES[name], seed) for name, text, seed in jobs]
+        futures = [workers.submit(workers.run, train_and_test, text, RECIPES[name], seed) for name, text, seed in jobs]
         for job, future in zip(tqdm(jobs), futures, strict=True):
-            writer.writerow([*job, *(round(value, 5) for value in future.result())])
+            writer.writerow([*job, *(round(future.result()[column], 5) for column in COLUMNS[3:])])
             file.flush()
 
 

@@ -83,23 +83,29 @@ def test_update_raises_the_probability_of_the_better_child():
 
 def test_the_baseline_is_read_before_the_batch_enters_it():
     policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=0.8, reward_scale="none")
-    batches = [[1.0, 3.0], [5.0], [0.5, 0.5, 2.0]]
-    expected = 0.0
-    for rewards in batches:
-        advantage, baseline = policy_gradient.advantage(rewards)
-        assert baseline == pytest.approx(expected)
-        torch.testing.assert_close(advantage, torch.tensor(rewards) - expected)
-        expected = 0.8 * expected + 0.2 * sum(rewards) / len(rewards)
+    first, second, third = [1.0, 3.0], [5.0], [0.5, 0.5, 2.0]
+    advantage, baseline = policy_gradient.advantage(first)
+    assert baseline == 0 and advantage.tolist() == first  # nothing came before
+    advantage, baseline = policy_gradient.advantage(second)
+    assert baseline == pytest.approx(2) and advantage.tolist() == pytest.approx([3])
+    advantage, baseline = policy_gradient.advantage(third)
+    expected = (0.8 * 2 + 5) / 1.8  # weights decay by 0.8 with each batch
+    assert baseline == pytest.approx(expected)
+    torch.testing.assert_close(advantage, torch.tensor(third) - expected)
 
 
 def test_ranks_come_from_the_rewards_met_so_far():
-    policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=1.0)  # a baseline that stays 0
-    assert policy_gradient.advantage([0.5, 0.7])[0].tolist() == pytest.approx([-1 / 2, 1 / 2])
-    # among 0.5, 0.7, 0.6, 0.7: 0.6 has one below and two above; 0.7 has two below and none above
-    assert policy_gradient.advantage([0.6, 0.7])[0].tolist() == pytest.approx([-1 / 4, 2 / 4])
-    raised = PolicyGradient(tiny(), evaluate=None, baseline_decay=1.0)
-    raised.advantage([0.5**3, 0.7**3])  # ranks don't see a monotone transformation such as the paper's cube
-    assert raised.advantage([0.6**3, 0.7**3])[0].tolist() == pytest.approx([-1 / 4, 2 / 4])
+    for exponent in (1, 3):  # ranks don't see a monotone transformation of reward and baseline
+        policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=0.0)
+        advantage, _ = policy_gradient.advantage([0.5**exponent, 0.7**exponent])
+        assert advantage.tolist() == pytest.approx([-1 / 2, 1 / 2])
+        # among 0.5, 0.7, 0.6, 0.7: 0.6 has one below and two above, 0.7 two below and none above; the baseline, the
+        # mean of the batch before, lies between 0.6 and 0.7 without the cube (0.6) and with it (0.234 > 0.216)
+        advantage, baseline = policy_gradient.advantage([0.6**exponent, 0.7**exponent])
+        scaled = [-1 / 4, 2 / 4]
+        rank_of_baseline = -1 / 4 if exponent == 1 else 0.0
+        assert baseline == pytest.approx((0.5**exponent + 0.7**exponent) / 2)
+        assert advantage.tolist() == pytest.approx([value - rank_of_baseline for value in scaled])
 
 
 # --- the search ---------------------------------------------------------------------------------------------------

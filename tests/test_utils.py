@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 
 from model import Images
 from utils import (
@@ -73,6 +75,20 @@ def test_a_damaged_unpacked_file_is_named(data_dir):
     unpacked.write_bytes(content)
     with pytest.raises(InputError, match="train-labels-idx1-ubyte is damaged"):
         load_images("MNIST", data_dir, train=True)
+
+
+def test_colour_images_become_channels_first(monkeypatch):
+    class CIFAR10:
+        """As torchvision's: an array (N, 32, 32, 3) and a list of labels."""
+
+        def __init__(self, root, train, download):
+            self.data = np.arange(2 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 32, 3)
+            self.targets, self.classes = [3, 9], list("abcdefghij")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", CIFAR10)
+    images, num_classes = load_images("CIFAR10", "anywhere", train=True)
+    assert images.pixels.shape == (2, 3, 32, 32) and images.labels.tolist() == [3, 9] and num_classes == 10
+    assert images.pixels[1, 2, 5, 7] == CIFAR10(None, None, None).data[1, 5, 7, 2]
 
 
 def test_training_and_validation_images_are_disjoint_and_always_the_same():

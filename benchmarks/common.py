@@ -1,0 +1,39 @@
+"""What the benchmarks share: a panel of architectures, the data, and one child measured on validation and test images."""
+
+from model import Recipe, measure, parse_architecture, train_child
+from train import in_shared_memory
+from utils import ROOT, child_seed, hold_out, load_images
+
+RESULTS = ROOT / "results"
+PANEL = (  # of the 729: the smallest, the largest, and a spread between
+    "k3f8p0-k3f8p0",
+    "k3f8p2-k5f16p1",
+    "k3f16p1-k3f32p2",
+    "k3f32p0-k7f8p1",
+    "k5f8p1-k7f16p2",
+    "k5f16p0-k5f32p1",
+    "k5f16p2-k3f16p0",
+    "k5f32p1-k3f32p0",
+    "k7f8p0-k3f8p2",
+    "k7f16p1-k7f32p0",
+    "k7f32p0-k5f16p1",
+    "k7f32p2-k7f32p2",
+)
+
+
+def load_mnist() -> tuple:
+    """Training and validation images as the search has them, the number of classes, and the test images."""
+    images, num_classes = load_images("MNIST", ROOT / "data", train=True)
+    test, _ = load_images("MNIST", ROOT / "data", train=False)
+    return (*in_shared_memory((*hold_out(images), num_classes)), test)
+
+
+def train_and_test(data: tuple, text: str, recipe: Recipe, run_seed: int) -> dict:
+    """Train a child exactly as a search with `--seed run_seed` does, and measure it on the test images beside.
+
+    Runs in a worker process.
+    """
+    train, validation, num_classes, test = data
+    trained = train_child(parse_architecture(text), train, validation, num_classes, recipe, child_seed(run_seed, text))
+    test_accuracy, _ = measure(trained.child, test)
+    return {"val_accuracy": trained.accuracy, "test_accuracy": test_accuracy, "seconds": trained.seconds}
