@@ -46,7 +46,7 @@ def generate(args: argparse.Namespace) -> None:
 
     with (
         utils.open_run(args.run_dir, search_config(args, recipe, device)) as ledger,
-        Workers(args.workers, shared=in_shared_memory(data)) as workers,
+        Workers(args.workers, in_shared_memory(data), args.child_timeout) as workers,
         tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
     ):
 
@@ -402,6 +402,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("children").add_argument
     add("--child_epochs", type=positive, default=Recipe.epochs, help="passes over the training images")
+    add("--child_timeout", type=positive, help="seconds; a child that takes longer gets reward 0 (default: no limit)")
     add("--train_images", type=count, help="train on so many images only, for quick trials (default: all)")
 
     add = parser.add_argument_group("evaluate").add_argument

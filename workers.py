@@ -20,7 +20,7 @@ ATTEMPTS = 3  # before a task whose process dies every time is given up
 
 
 class TaskFailed(RuntimeError):
-    """A task whose process died in every attempt."""
+    """A task whose process died in every attempt, or that took too long."""
 
 
 class Workers:
@@ -29,8 +29,9 @@ class Workers:
     `shared` is handed to every process once, at its start; functions get it as their first argument.
     """
 
-    def __init__(self, num_workers: int, shared: Any = None) -> None:
+    def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None) -> None:
         self.shared = shared
+        self.timeout = timeout  # seconds for one task, not counting the start of its process
         self.starting = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
         self.slot = threading.local()
@@ -44,23 +45,33 @@ class Workers:
         return self.threads.submit(job, *args)
 
     def run(self, function: Callable, *args: Any) -> Any:
-        """Return `function(shared, *args)` from this thread's process; TaskFailed if it dies in every attempt."""
+        """Return `function(shared, *args)` from this thread's process.
+
+        TaskFailed if the process dies in every attempt, or if the task takes too long.
+        """
         for _ in range(ATTEMPTS):
             try:
-                return self._submit_to_process(function, args).result()
+                executor, pid = self._process()
+                return executor.submit(_call, function, args).result(self.timeout)
             except BrokenProcessPool:
-                self.slot.executor = None
-        raise TaskFailed(f"the worker process died {ATTEMPTS} times")
+                self.slot.process = None
+            except TimeoutError:
+                self.slot.process = None
+                os.kill(pid, signal.SIGKILL)
+                raise TaskFailed(f"took longer than {self.timeout:g} seconds") from None
+        raise TaskFailed(f"its worker process died {ATTEMPTS} times")
 
-    def _submit_to_process(self, function: Callable, args: tuple) -> Future:
-        """Hand a task to this thread's process, which is started if there is none."""
-        with self.starting:
-            if self.closing:
-                raise CancelledError
-            if getattr(self.slot, "executor", None) is None:
+    def _process(self) -> tuple[ProcessPoolExecutor, int]:
+        """This thread's executor of one process, started if there is none, and the process's number."""
+        if getattr(self.slot, "process", None) is None:
+            with self.starting:
+                if self.closing:
+                    raise CancelledError
                 spawn = multiprocessing.get_context("spawn")
-                self.slot.executor = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(self.shared,))
-            return self.slot.executor.submit(_call, function, args)
+                executor = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(self.shared,))
+                pid = executor.submit(os.getpid)
+            self.slot.process = executor, pid.result()
+        return self.slot.process
 
     def __enter__(self) -> "Workers":
         return self

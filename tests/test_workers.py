@@ -53,6 +53,10 @@ def test_tasks_run_in_processes_that_share_one_copy_of_the_data(tmp_path):
         assert workers.submit(workers.run, die_once, str(tmp_path / "marker")).result() == "alive"
         with pytest.raises(TaskFailed, match="died 3 times"):
             workers.submit(workers.run, die).result()
+        workers.timeout = 0.5
+        with pytest.raises(TaskFailed, match=r"longer than 0\.5 seconds"):
+            workers.submit(workers.run, sleep).result()
+        workers.timeout = None
         assert workers.submit(workers.run, add_to_shared, 0).result()[0] == 1004  # and the slot goes on
     assert multiprocessing.active_children() == []
 

@@ -1,0 +1,273 @@
+"""How good is a search? Replays searches on a table that holds the truth about a whole space.
+
+    python -m benchmarks.search_quality                                       on results/mnist_space.csv
+    python -m benchmarks.search_quality --table nasbench_macro.csv.gz --name nasbench_macro
+
+A table is a CSV file (or .csv.gz): the columns before the first accuracy are the decisions (`architecture` is left out),
+`val_0, val_1, ...` (or `test_s0, ...`) hold the accuracy of single trainings, from which rewards are drawn, `val_mean`
+(or `test_mean`) the truth. Every method pays for distinct architectures only. Writes results/search_quality_<name>.json.
+Optuna is needed for TPE only: `pip install optuna`, or leave it out with `--methods`.
+"""
+
+import argparse
+import csv
+import gzip
+import itertools
+import math
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.common import RESULTS
+from controller import Controller
+from policy_gradient import PolicyGradient
+from train import parse_arguments
+from utils import environment, usable_cores, write_json
+
+BUDGETS = (25, 50, 100, 200)
+Actions = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    num_choices: tuple[int, ...]
+    names: tuple[str, ...]  # decisions of the same name share their output head
+    rewards: dict[Actions, tuple[float, ...]]  # accuracy of each single training, 0 to 1
+    truth: dict[Actions, float]  # mean accuracy that a search tries to maximise, 0 to 1
+    test: dict[Actions, float]
+    rank: dict[Actions, int]  # by truth, 1 is the best
+
+
+def read_table(path: Path) -> Table:
+    """Read a table as described at the top of this file; rows with an empty cell are an error."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+        rows = list(csv.DictReader(file))
+    columns = list(rows[0])
+    first = next(i for i, column in enumerate(columns) if re.match(r"(val|test)_", column))
+    decisions = [column for column in columns[:first] if column != "architecture"]
+    kind = "val" if "val_mean" in columns else "test"
+    singles = [column for column in columns if re.fullmatch(rf"{kind}_s?[0-9]+", column)]
+    scale = 100 if float(rows[0][f"{kind}_mean"]) > 1 else 1
+    choices = {d: sorted({row[d] for row in rows}, key=float) for d in decisions}
+    actions = [tuple(choices[d].index(row[d]) for d in decisions) for row in rows]
+    truth = {a: float(row[f"{kind}_mean"]) / scale for a, row in zip(actions, rows, strict=True)}
+    return Table(
+        num_choices=tuple(len(choices[d]) for d in decisions),
+        names=tuple(d.rsplit("_", 1)[0] for d in decisions),
+        rewards={a: tuple(float(row[c]) / scale for c in singles) for a, row in zip(actions, rows, strict=True)},
+        truth=truth,
+        test={a: float(row["test_mean"]) / scale for a, row in zip(actions, rows, strict=True)},
+        rank={a: place for place, a in enumerate(sorted(truth, key=truth.get, reverse=True), start=1)},
+    )
+
+
+class Observed:
+    """The rewards of one repetition, each drawn from the architecture's single trainings; remembers what was asked."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self.table, self.random = table, np.random.default_rng(seed)
+        self.seen: dict[Actions, float] = {}
+
+    def __call__(self, actions: Actions) -> float:
+        if actions not in self.seen:
+            self.seen[actions] = float(self.random.choice(self.table.rewards[actions]))
+        return self.seen[actions]
+
+
+# --- methods: each asks `observed` until it has seen `budget` distinct architectures --------------------------------
+
+
+def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "") -> dict:
+    """The program's own controller and update with the given flags; also the policy's mode and entropy over time."""
+    args = parse_arguments(flags.split())
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    controller = Controller(observed.table.num_choices, observed.table.names, args.hidden_size, args.controller_layers)
+    if len(set(observed.table.names)) == len(observed.table.names):
+        controller = Controller(observed.table.num_choices, None, args.hidden_size, args.controller_layers)
+    search = PolicyGradient(
+        controller,
+        lambda actions: observed(actions) ** args.reward_exponent,
+        children_per_update=args.children_per_update,
+        update_lag=args.update_lag,
+        lr=args.controller_lr,
+        entropy_weight=args.entropy_weight,
+        baseline_decay=args.baseline_decay,
+        reward_scale=args.reward_scale,
+        seed=seed,
+    )
+    modes, entropy, budgets = {}, [], [b for b in BUDGETS if b <= budget]
+    for metrics in search.search(budget):
+        entropy.append((len(observed.seen), metrics["entropy"]))
+        if budgets and len(observed.seen) >= budgets[0]:
+            modes[budgets.pop(0)] = mode(controller)
+    modes |= dict.fromkeys(budgets, mode(controller))
+    return {"modes": modes, "entropy": entropy, "samples": len(search.rewards)}
+
+
+@torch.no_grad()
+def mode(controller: Controller) -> Actions:
+    """The most frequent of 1,000 samples."""
+    actions = controller(num_samples=1000, generator=torch.Generator().manual_seed(0)).actions
+    values, counts = actions.unique(dim=0, return_counts=True)
+    return tuple(values[counts.argmax()].tolist())
+
+
+def random_search(observed: Observed, budget: int, seed: int) -> dict:
+    random = np.random.default_rng((seed, 1))
+    while len(observed.seen) < budget:
+        observed(tuple(int(random.integers(n)) for n in observed.table.num_choices))
+    return {}
+
+
+def evolution(observed: Observed, budget: int, seed: int, population: int = 10, sample: int = 3) -> dict:
+    """Regularised evolution (Real et al. 2019): the best of a sample is mutated in one decision, the oldest dies."""
+    random, choices = np.random.default_rng((seed, 2)), observed.table.num_choices
+    alive: list[Actions] = []
+    while len(observed.seen) < budget:
+        if len(alive) < population:
+            child = [int(random.integers(n)) for n in choices]
+        else:
+            parent = max((alive[i] for i in random.choice(population, sample, replace=False)), key=observed)
+            child, step = list(parent), int(random.integers(len(choices)))
+            child[step] = int(random.choice([c for c in range(choices[step]) if c != parent[step]]))
+            alive.pop(0)
+        observed(tuple(child))
+        alive.append(tuple(child))
+    return {}
+
+
+def tpe(observed: Observed, budget: int, seed: int) -> dict:
+    """Optuna's multivariate tree-structured Parzen estimator."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, warn_independent_sampling=False)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(5 * budget):
+        if len(observed.seen) >= budget:
+            break
+        trial = study.ask()
+        choices = enumerate(observed.table.num_choices)
+        study.tell(trial, observed(tuple(trial.suggest_categorical(str(t), range(n)) for t, n in choices)))
+    return {}
+
+
+PAPER = (
+    "--controller_layers 2 --hidden_size 35 --controller_lr 0.0006 --entropy_weight 0 --children_per_update 8 "
+    "--reward_exponent 3 --reward_scale none --update_lag 0"
+)
+METHODS: dict[str, tuple[Callable, dict]] = {
+    "controller": (policy_gradient, {}),
+    "paper's controller": (policy_gradient, {"flags": PAPER}),
+    "random search": (random_search, {}),
+    "regularised evolution": (evolution, {}),
+    "TPE": (tpe, {}),
+}
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+_table: Table | None = None  # in a process of the pool
+
+
+def set_table(table: Table) -> None:
+    global _table
+    _table = table
+
+
+def repetition(method: str, settings: dict, seed: int) -> dict:
+    """One search; what it would hand over at each budget: the best observed, of equal ones the earliest."""
+    observed = Observed(_table, seed)
+    extra = METHODS[method][0](observed, max(BUDGETS), seed, **settings)
+    order = list(observed.seen)
+    result = {"seen": [observed.seen[a] for a in order], "truth_seen": [_table.truth[a] for a in order]} | extra
+    result["found"] = {b: max(order[:b], key=observed.seen.get) for b in BUDGETS}
+    return result
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    z, p = 1.96, successes / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def permutation_p(a: np.ndarray, b: np.ndarray, rounds: int = 10_000) -> float:
+    """One-sided p-value of mean(a) > mean(b)."""
+    random, both, observed = np.random.default_rng(0), np.concatenate([a, b]), a.mean() - b.mean()
+    differences = [(p := random.permutation(both))[: len(a)].mean() - p[len(a) :].mean() for _ in range(rounds)]
+    return (1 + sum(d >= observed - 1e-15 for d in differences)) / (rounds + 1)
+
+
+def summary(table: Table, found: list[Actions]) -> dict:
+    """Means with 95 % intervals of what a method hands over."""
+    n, size = len(found), len(table.truth)
+    result = {"n": n}
+    for name, values in (("truth", table.truth), ("test", table.test), ("rank", table.rank)):
+        numbers = np.array([values[a] for a in found], dtype=float)
+        result[name], result[f"{name}_ci"] = numbers.mean(), 1.96 * numbers.std(ddof=1) / math.sqrt(n)
+    for share in (1, 5):
+        hits = sum(table.rank[a] <= math.ceil(size * share / 100) for a in found)
+        result[f"top{share}"], result[f"top{share}_ci"] = hits / n, wilson(hits, n)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=RESULTS / "mnist_space.csv")
+    parser.add_argument("--name", default="mnist", help="of the file in results/")
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--tpe_repetitions", type=int, default=50, help="TPE is slow")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    args = parser.parse_args()
+    table = read_table(args.table)
+    started, result = time.perf_counter(), {}
+    with ProcessPoolExecutor(usable_cores(), initializer=set_table, initargs=(table,)) as pool:
+        runs = {}
+        for method in args.methods:
+            n = args.tpe_repetitions if method == "TPE" else args.repetitions
+            settings = METHODS[method][1]
+            jobs = pool.map(repetition, itertools.repeat(method), itertools.repeat(settings), range(n), chunksize=2)
+            runs[method] = list(tqdm(jobs, total=n, desc=method))
+    for method, repeated in runs.items():
+        result[method] = {}
+        for budget in BUDGETS:
+            found = [run["found"][budget] for run in repeated]
+            row = summary(table, found)
+            if method != "random search" and "random search" in runs:
+                other = [run["found"][budget] for run in runs["random search"]]
+                row["p_above_random"] = permutation_p(
+                    np.array([table.truth[a] for a in found]), np.array([table.truth[a] for a in other])
+                )
+            if "modes" in repeated[0]:
+                row["mode"] = summary(table, [run["modes"][budget] for run in repeated])
+            result[method][str(budget)] = row
+    made = {"table": args.table.name, "architectures": len(table.truth), "seconds": time.perf_counter() - started}
+    made |= {"command": f"python -m benchmarks.search_quality --name {args.name}", "date": str(date.today())}
+    write_json(RESULTS / f"search_quality_{args.name}.json", {"methods": result} | made | environment())
+    print_table(result)
+
+
+def print_table(result: dict) -> None:
+    print(
+        f"{'method':<22} {'budget':>6} {'true %':>16} {'test %':>8} {'rank':>14} {'top 1 %':>8} {'top 5 %':>8} {'p > random':>10}"
+    )
+    for method, rows in result.items():
+        for budget, row in rows.items():
+            print(
+                f"{method:<22} {budget:>6} {100 * row['truth']:>8.3f} ± {100 * row['truth_ci']:.3f} {100 * row['test']:>8.3f} "
+                f"{row['rank']:>7.1f} ± {row['rank_ci']:>4.1f} {row['top1']:>8.0%} {row['top5']:>8.0%} {row.get('p_above_random', math.nan):>10.4f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
