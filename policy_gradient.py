@@ -27,7 +27,7 @@ class PolicyGradient:
     `children_per_update` (m in §3.2, duplicates included); `update_lag` (a batch is sampled from the policy as it was
     `update_lag` updates earlier, so that `update_lag + 1` batches are under way); `lr` of Adam; `entropy_weight`
     (of the summed entropy in nats; not in the paper); `baseline_decay` of the moving average; `reward_scale`
-    (`rank`: a reward becomes its rank among all met so far, -1 worst to 1 best; `none`: as it is); `patience`
+    (`rank`: a reward becomes its rank among all children met so far, -1 worst to 1 best; `none`: as it is); `patience`
     (batches in a row without a new sequence after which the policy counts as collapsed); `seed` of the sampling.
     """
 
@@ -37,10 +37,10 @@ class PolicyGradient:
         evaluate: Callable[[Actions], float | Future],
         *,
         children_per_update: int = 5,
-        update_lag: int = 3,
-        lr: float = 0.01,
-        entropy_weight: float = 0.1,
-        baseline_decay: float = 0.9,
+        update_lag: int = 2,
+        lr: float = 0.015,
+        entropy_weight: float = 0.3,
+        baseline_decay: float = 0.5,
         reward_scale: str = "rank",
         patience: int = 200,
         seed: int = 0,
@@ -58,7 +58,8 @@ class PolicyGradient:
 
         self.results: dict[Actions, float | Future] = {}  # every distinct sequence sampled so far
         self.rewards: list[float] = []  # as met in the updates, duplicates included
-        self.average, self.average_weight = 0.0, 0.0  # of the rewards of earlier batches
+        self.weights: list[float] = []  # of each of them in the moving average
+        self.distinct: dict[Actions, float] = {}  # the same, each sequence once
         self.batches = 0  # sampled so far
         self.batches_without_new = 0
         self.updates = 0
@@ -107,7 +108,7 @@ class PolicyGradient:
 
     def update(self, actions: Tensor, rewards: list[float]) -> dict:
         """One REINFORCE step on `actions` (m, T) and their m rewards; returns its metrics."""
-        advantage, baseline = self.advantage(rewards)  # (m,)
+        advantage, baseline = self.advantage(actions, rewards)  # (m,)
         loss, entropy = self.loss(actions, advantage)
         self.optimizer.zero_grad()
         loss.backward()
@@ -131,27 +132,27 @@ class PolicyGradient:
             1
         ).mean()
 
-    def advantage(self, rewards: list[float]) -> tuple[Tensor, float]:
-        """R - b of a batch (m,), on the chosen scale, and the b it was taken with; then the batch enters b.
+    def advantage(self, actions: Tensor, rewards: list[float]) -> tuple[Tensor, float]:
+        """R - b of a batch (m,), and b: the moving average of all *earlier* rewards, decaying from batch to batch.
 
-        b is the moving average of all *earlier* rewards, weighted like an exponential one from its first batch on;
-        the first batch of all has none, and is compared with the middle of the scale.
+        Both on the chosen scale as it is now, so that an average of old ranks is never compared with new ones. The
+        first batch has nothing to be compared with but the middle of the scale, 0.
         """
         self.rewards.extend(rewards)
-        baseline = self.average / self.average_weight if self.average_weight else 0.0
-        *scaled, scaled_baseline = self._scale([*rewards, baseline])
-        advantage = torch.stack(scaled) - (scaled_baseline if self.average_weight else 0.0)  # (m,)
-        decay = self.baseline_decay
-        self.average = decay * self.average + (1 - decay) * sum(rewards) / len(rewards)
-        self.average_weight = decay * self.average_weight + (1 - decay)
-        return advantage, baseline
+        self.distinct.update(zip(map(tuple, actions.tolist()), rewards, strict=True))
+        scaled = self._scale()  # (all samples met so far,)
+        earlier, batch = scaled[: -len(rewards)], scaled[-len(rewards) :]
+        weights = torch.tensor(self.weights, dtype=scaled.dtype)
+        baseline = ((weights * earlier).sum() / weights.sum()).item() if self.weights else 0.0
+        self.weights = [self.baseline_decay * weight for weight in (*self.weights, *[1.0] * len(rewards))]
+        return batch - baseline, baseline
 
-    def _scale(self, rewards: list[float]) -> Tensor:
-        """Rewards as the gradient sees them: as they are, or the rank of each among all met so far, -1 to 1."""
-        values = torch.tensor(rewards, dtype=self.controller.first_input.dtype)
+    def _scale(self) -> Tensor:
+        """All rewards met so far as the gradient sees them: as they are, or as ranks among the children, -1 to 1."""
+        rewards = torch.tensor(self.rewards, dtype=self.controller.first_input.dtype)
         if self.reward_scale == "none":
-            return values
-        met = torch.tensor(self.rewards, dtype=values.dtype)
-        below = (met[None, :] < values[:, None]).sum(1)  # (m,)
-        above = (met[None, :] > values[:, None]).sum(1)
-        return (below - above) / len(met)  # ties in the middle
+            return rewards
+        ordered = torch.tensor(list(self.distinct.values()), dtype=rewards.dtype).sort().values
+        below = torch.searchsorted(ordered, rewards)
+        above = len(ordered) - torch.searchsorted(ordered, rewards, right=True)
+        return (below - above) / len(ordered)  # ties in the middle

@@ -27,8 +27,8 @@ from policy_gradient import PolicyGradient
 from utils import InputError
 from workers import TaskFailed, Workers
 
-EVALUATION = Recipe(epochs=8, shift=1)
-PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:.4f}, entropy {entropy:.2f}"
+EVALUATION = Recipe(epochs=4, shift=1)
+PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f}, entropy {entropy:.2f}"
 
 # --- search -------------------------------------------------------------------------------------------------------
 
@@ -389,14 +389,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--num_layers", type=count, default=2, help="convolutions in a child; 2 is the original space")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
     add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
-    add("--update_lag", type=number(int, 0), default=3, help="updates a sample may be behind: no waiting workers")
+    add("--update_lag", type=number(int, 0), default=2, help="updates a sample may be behind: no waiting workers")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--hidden_size", type=count, default=64, help="units of each LSTM layer (paper: 35)")
     add("--controller_layers", type=count, default=1, help="LSTM layers (paper: 2)")
-    add("--controller_lr", type=number(float, 0), default=0.01, help="learning rate of Adam (paper: 0.0006)")
-    add("--entropy_weight", type=number(float, 0), default=0.1, help="per nat of a child's entropy (paper: 0)")
-    add("--baseline_decay", type=number(float, 0, 1), default=0.9, help="of the moving average of rewards, per update")
+    add("--controller_lr", type=number(float, 0), default=0.015, help="learning rate of Adam (paper: 0.0006)")
+    add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat of a child's entropy (paper: 0)")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average of rewards, per update")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
