@@ -298,8 +298,11 @@ def event_writer(folder: Path):
 
 def in_shared_memory(data: tuple) -> tuple:
     """Move the tensors of (train, held-out, classes) to memory that worker processes share."""
-    for tensor in (*data[0], *data[1]):
-        tensor.share_memory_()
+    try:
+        for tensor in (*data[0], *data[1]):
+            tensor.share_memory_()
+    except RuntimeError as error:
+        raise InputError(f"not enough shared memory for the images ({error})") from None
     return data
 
 

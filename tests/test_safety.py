@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -123,6 +122,7 @@ def test_killed_with_real_children(tmp_path):
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     flags = ("--num_children", "4", "--train_images", "3000", "--children_per_update", "2", "--workers", "1")
     search = Search(tmp_path / "disturbed", *flags, program=REAL)
@@ -173,6 +173,7 @@ def test_a_child_that_takes_too_long_gets_reward_0_and_keeps_it(tmp_path):
 # --- folders ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_search_in_a_running_ones_folder_stops_and_a_dead_ones_lock_does_not_block(tmp_path):
     flags = ("--num_children", "100", "--workers", "1")
     slow = os.environ | {"STAND_IN_SECONDS": "0.2"}
@@ -189,10 +190,8 @@ def test_a_second_search_in_a_running_ones_folder_stops_and_a_dead_ones_lock_doe
 
 
 def test_a_full_disk_is_one_line_and_the_ledger_stays_readable(tmp_path):
-    def limit() -> None:  # no file may grow beyond 4,000 bytes, as if the disk were full
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-
-    code, _, errors = Search(tmp_path / "run", "--num_children", "150", preexec_fn=limit).end()
+    full = os.environ | {"STAND_IN_LARGEST_FILE": "4000"}
+    code, _, errors = Search(tmp_path / "run", "--num_children", "150", env=full).end()
     assert code == 2 and "File too large" in errors and len(errors.splitlines()) == 1
     rows, whole = read_ledger(tmp_path / "run" / "children.jsonl")
     assert rows and whole > 3000
