@@ -17,7 +17,7 @@ from utils import environment, usable_cores
 from workers import Workers
 
 DEFAULT = Recipe()
-LONG = "5 epochs"
+LONG = "3 epochs"
 RECIPES = {
     "default": DEFAULT,
     "0.4 epochs": replace(DEFAULT, epochs=0.4),
@@ -29,7 +29,7 @@ RECIPES = {
     "batch 128, lr 0.01, filter_lr 0.05": replace(DEFAULT, batch_size=128, lr=0.01, filter_lr=0.05),
     "no label smoothing": replace(DEFAULT, label_smoothing=0.0),
     "shift 1": replace(DEFAULT, shift=1),
-    LONG: replace(DEFAULT, epochs=5.0),
+    LONG: replace(DEFAULT, epochs=3.0),
 }
 SEEDS = (0, 1)
 COLUMNS = ("recipe", "architecture", "seed", "val_accuracy", "test_accuracy", "seconds")
