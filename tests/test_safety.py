@@ -135,7 +135,10 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     assert result_of(tmp_path / "disturbed") == result_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("signal_number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "signal_number, code",
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_no_process_outlives_the_search(tmp_path, signal_number, code):
     search = Search(tmp_path / "run", "--num_children", "50", "--workers", "2", program=REAL)
     search.wait_until(lambda: len(search.workers()) == 2)
@@ -160,6 +163,7 @@ def test_no_process_outlives_the_search(tmp_path, signal_number, code):
 # --- children that fail -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_child_that_takes_too_long_gets_reward_0_and_keeps_it(tmp_path):
     flags = ("--num_children", "2", "--child_timeout", "0.01", "--workers", "1")
     for _ in range(2):
