@@ -261,9 +261,11 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     committed = utils.ROOT / "results" / args.dataset.lower() / "best.json"
     if rows:
-        dataset = utils.read_json(args.run_dir / "config.json").get("settings", {}).get("dataset")
-        if dataset != args.dataset:
-            raise InputError(f"{args.run_dir} holds a search on {dataset}: add --dataset {dataset}")
+        settings = utils.read_json(args.run_dir / "config.json").get("settings")
+        if not isinstance(settings, dict) or settings.get("dataset") not in utils.DATASETS:
+            raise InputError(f"{args.run_dir}/config.json was not written by a search: choose another --run_dir")
+        if settings["dataset"] != args.dataset:
+            raise InputError(f"{args.run_dir} holds a search on {settings['dataset']}: add --dataset to name it")
         best_file = args.run_dir / "best.json"
         best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):
@@ -279,7 +281,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
     else:
         raise InputError(f"no search in {args.run_dir}: run --mode generate first, or name an --architecture")
     try:
-        return parse_architecture(best["architecture"]), ""
+        return parse_architecture(str(best["architecture"])), ""
     except (KeyError, ValueError) as error:
         raise InputError(f"no architecture to read in {args.run_dir}: {error}") from None
 
@@ -328,7 +330,10 @@ def default_run_dir(dataset: str, strategy: str) -> Path:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the lines of the description."""
+    """Shows defaults other than None, and keeps the lines of the description."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -191,7 +192,7 @@ def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
         try:
             row = json.loads(line)
             for key, kind in ROW_TYPES.items():
-                if type(row[key]) is not kind:
+                if type(row[key]) is not kind or (kind is float and not math.isfinite(row[key])):
                     raise ValueError(f"{key} is not of type {kind.__name__}")
             if row["child"] in rows:
                 raise ValueError(f"child {row['child']} is there twice")
@@ -265,7 +266,7 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
 def continued(config_file: Path, config: dict) -> dict:
     """What changes in the configuration of a search that is continued; InputError if its settings differ."""
     before = read_json(config_file)
-    if "settings" not in before or "num_children" not in before:
+    if not isinstance(before.get("settings"), dict) or not isinstance(before.get("num_children"), int):
         raise InputError(f"{config_file} was not written by a search: choose another --run_dir")
     changed = [
         f"{key} is {value} now, was {before['settings'].get(key)}"
@@ -289,6 +290,8 @@ class Clock:
         self.file, self.num_workers = file, num_workers
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.before = read_json(file) if file.exists() else {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
+        if not all(isinstance(self.before.get(key), float) for key in ("wall", "workers", "main_cpu")):
+            raise InputError(f"{file} is damaged: delete it, only the time spent so far is lost")
         self.total = self.before
 
     def save(self) -> None:

@@ -14,10 +14,12 @@ import torchvision
 from model import Images
 from utils import (
     MNIST_MD5,
+    Clock,
     InputError,
     Ledger,
     best_row,
     child_seed,
+    continued,
     hold_out,
     load_images,
     open_run,
@@ -97,6 +99,7 @@ def test_training_and_validation_images_are_disjoint_and_always_the_same():
     train, validation = hold_out(images)
     assert len(validation.labels) == 5000 and len(train.labels) == 55_000
     assert not set(train.labels.tolist()) & set(validation.labels.tolist())
+    assert torch.equal(validation.labels, torch.arange(0, n, 12))
     fewer, same = hold_out(images, 300)
     assert torch.equal(same.labels, validation.labels) and torch.equal(fewer.labels, train.labels[:300])
 
@@ -138,7 +141,8 @@ def test_a_ledger_reads_back_and_a_torn_last_row_is_dropped(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", "", "{}", json.dumps(row(0)), json.dumps(row(1, seed="x")), '{"child": NaN}']
+    "line",
+    ["{", "[]", "", "{}", json.dumps(row(0)), json.dumps(row(1, seed="x")), json.dumps(row(1, reward=float("nan")))],
 )
 def test_damage_inside_a_ledger_names_file_and_line_and_changes_nothing(tmp_path, line):
     path = tmp_path / "run" / "children.jsonl"
@@ -191,6 +195,17 @@ def test_a_folder_that_is_not_a_searchs_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="was not written by a search"), open_run(tmp_path, CONFIG):
         pass
     assert (tmp_path / "config.json").read_text() == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"wall": "1", "workers": 1.0, "main_cpu": 1.0}', "\x00"])
+def test_a_damaged_clock_or_configuration_is_named(tmp_path, content):
+    for name, use in (
+        ("time.json", lambda file: Clock(file, 2)),
+        ("config.json", lambda file: continued(file, CONFIG)),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=name):
+            use(tmp_path / name)
 
 
 def test_the_best_child_is_the_earliest_of_equals():
