@@ -1,6 +1,6 @@
 """How fast children are trained, beside the original training loop in the same run; writes results/child_speed.json.
 
-python -m benchmarks.child_speed                        about 5 minutes on two otherwise idle cores
+python -m benchmarks.child_speed                        about 4 minutes on two otherwise idle cores
 python -m benchmarks.child_speed --original_accuracy    once, about 25 minutes: the original's complete trainings,
                                                         kept in results/original_accuracy.json
 """

@@ -1,6 +1,6 @@
 """Train every network of the default space with the search's own recipe: results/mnist_space.csv.
 
-    python -m benchmarks.enumerate_space       about 100 minutes on two cores; goes on where it stopped
+    python -m benchmarks.enumerate_space       about two hours on two cores; goes on where it stopped
 
 Seed s of the table is run seed s of a search: `train.py --mode generate --seed 0` meets exactly the column val_0.
 Empty cells are not trained yet. The test columns are for looking at; no search reads them.

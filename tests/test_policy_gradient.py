@@ -113,20 +113,20 @@ def test_ranks_come_from_the_children_met_so_far(exponent):
 
 
 def test_a_toy_reward_is_learned_clearly_better_than_chance():
-    """Reward: the share of tokens equal to 2; a uniform policy has 1/4 of them, over five seeds."""
+    """Reward: the share of tokens equal to 2; a uniform policy has 1/4 of them, over four seeds."""
 
     def share(actions):
         return sum(a == 2 for a in actions) / len(actions)
 
     shares = []
-    for seed in range(5):
+    for seed in range(4):
         torch.manual_seed(seed)
         controller = Controller([4] * 6)
         for _ in PolicyGradient(controller, share, seed=seed).search(num_children=150):
             pass
         sampled = controller(num_samples=200, generator=torch.Generator().manual_seed(0)).actions
         shares.append((sampled == 2).double().mean().item())
-    assert min(shares) > 0.35 and sum(shares) / 5 > 0.45
+    assert min(shares) > 0.35 and sum(shares) / 4 > 0.45
 
 
 def record_search(num_children=40, seed=0, num_choices=(4, 4, 4), evaluate=None, **settings):

@@ -137,12 +137,15 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
 
 @pytest.mark.parametrize(
     "signal_number, code",
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+    [
+        (signal.SIGINT, 130),
+        *(pytest.param(*end, marks=pytest.mark.slow) for end in ((signal.SIGTERM, 143), (signal.SIGKILL, -9))),
+    ],
 )
 def test_no_process_outlives_the_search(tmp_path, signal_number, code):
     search = Search(tmp_path / "run", "--num_children", "50", "--workers", "2", program=REAL)
     search.wait_until(lambda: len(search.workers()) == 2)
-    time.sleep(4)  # training
+    time.sleep(3)  # training
     workers = search.workers()
     if signal_number == signal.SIGINT:
         os.killpg(search.process.pid, signal_number)  # Ctrl-C reaches the whole group

@@ -106,8 +106,10 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 3  # weights, controller, a space of one's own
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for block in blocks:
-        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, check=True, timeout=60)
+    program = [sys.executable, "-c", "\n".join(blocks)]
+    result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "best: (1, 2," in result.stdout  # the last block's search finds lr 0.01 and depth 3
 
 
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
