@@ -172,6 +172,8 @@ METHODS: dict[str, tuple[Callable, dict]] = {
     "regularised evolution": (evolution, {}),
     "TPE": (tpe, {}),
 }
+COMPARED = list(METHODS)  # by default
+METHODS |= {f"lag {lag}": (policy_gradient, {"flags": f"--update_lag {lag}"}) for lag in range(4)}
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def main() -> None:
     parser.add_argument("--name", default="mnist", help="of the file in results/")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--tpe_repetitions", type=int, default=50, help="TPE is slow")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS))
     args = parser.parse_args()
     table = read_table(args.table)
     started, result = time.perf_counter(), {}
@@ -252,7 +254,14 @@ def main() -> None:
                 row["mode"] = summary(table, [run["modes"][budget] for run in repeated])
             result[method][str(budget)] = row
     made = {"table": args.table.name, "architectures": len(table.truth), "seconds": time.perf_counter() - started}
-    made |= {"command": f"python -m benchmarks.search_quality --name {args.name}", "date": str(date.today())}
+    flags = {
+        "table": args.table.name,
+        "name": args.name,
+        "repetitions": args.repetitions,
+        "methods": " ".join(map(repr, args.methods)),
+    }
+    command = "python -m benchmarks.search_quality " + " ".join(f"--{flag} {value}" for flag, value in flags.items())
+    made |= {"command": command, "date": str(date.today())}
     write_json(RESULTS / f"search_quality_{args.name}.json", {"methods": result} | made | environment())
     print_table(result)
 
