@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -85,8 +86,8 @@ class Workers:
         for process in processes:
             process.kill()
         self.threads.shutdown(wait=True)
-        for process in processes:
-            process.join()
+        while any(process.is_alive() for process in processes):  # join() may return early: the executor reaps them too
+            time.sleep(0.01)
 
 
 _shared: Any = None  # in a worker process: what all its tasks share
