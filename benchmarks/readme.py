@@ -50,11 +50,13 @@ def results_block() -> str:
             f"| {label} | `{best['architecture']}` | {best['val_accuracy']:.2%} | {' | '.join(tests)} "
             f"| {best['parameters']:,} | {best['children']} | {duration(time['wall'])} |"
         )
+    found = {read(name, "best.json")["architecture"] for name in SEARCHES}
+    once = " Both searches chose the same network, which was evaluated once." if len(found) == 1 else ""
     machine, versions = config["machine"], config["versions"]
     lines += [
         "",
         f"**One search each** (seed {config['settings']['seed']}), so the two rows are no comparison; mean ± standard deviation over {n} trainings of the network that the search "
-        f"chose. {machine['cores']} cores of an {machine['cpu']}, torch {versions['torch']}. For another task and budget: the "
+        f"chose.{once} {machine['cores']} cores of an {machine['cpu']}, torch {versions['torch']}. For another task and budget: the "
         "paper reports 3.65 % test error on CIFAR-10 after 12,800 children on 800 GPUs.",
         "",
         "![Reward of each child, and the policy over time](results/mnist/search.png)",
