@@ -26,9 +26,11 @@ class PolicyGradient:
     `evaluate(actions)` returns a reward on any real scale, or a `Future` of one. Settings:
     `children_per_update` (m in §3.2, duplicates included); `update_lag` (a batch is sampled from the policy as it was
     `update_lag` updates earlier, so that `update_lag + 1` batches are under way); `lr` of Adam; `entropy_weight`
-    (of the summed entropy in nats; not in the paper); `baseline_decay` of the moving average; `reward_scale`
-    (`rank`: a reward becomes its rank among all children met so far, -1 worst to 1 best; `none`: as it is); `patience`
-    (batches in a row without a new sequence after which the policy counts as collapsed); `seed` of the sampling.
+    (of the summed entropy in nats, times the share of the latest batch that was known already: a policy that finds new
+    sequences is left alone, one that repeats itself is widened; not in the paper); `baseline_decay` of the moving
+    average; `reward_scale` (`rank`: a reward becomes its rank among all children met so far, -1 worst to 1 best;
+    `none`: as it is); `patience` (batches in a row without a new sequence after which the policy counts as collapsed);
+    `seed` of the sampling.
     """
 
     def __init__(
@@ -37,8 +39,8 @@ class PolicyGradient:
         evaluate: Callable[[Actions], float | Future],
         *,
         children_per_update: int = 5,
-        update_lag: int = 2,
-        lr: float = 0.015,
+        update_lag: int = 1,
+        lr: float = 0.02,
         entropy_weight: float = 0.3,
         baseline_decay: float = 0.5,
         reward_scale: str = "rank",
@@ -53,7 +55,7 @@ class PolicyGradient:
         self.baseline_decay = baseline_decay
         self.reward_scale = reward_scale
         self.patience = patience
-        self.optimizer = torch.optim.Adam(controller.parameters(), lr=lr)
+        self.optimizer = torch.optim.Adam(controller.parameters(), lr=lr, betas=(0.9, 0.9))  # steady after a jump
         self.generator = torch.Generator().manual_seed(seed)
 
         self.results: dict[Actions, float | Future] = {}  # every distinct sequence sampled so far
@@ -62,6 +64,7 @@ class PolicyGradient:
         self.distinct: dict[Actions, float] = {}  # the same, each sequence once
         self.batches = 0  # sampled so far
         self.batches_without_new = 0
+        self.repeats = 0.0  # share of the latest batch that was known already
         self.updates = 0
 
     def search(self, num_children: int) -> Iterator[dict]:
@@ -102,8 +105,10 @@ class PolicyGradient:
             results.append(self.results[sequence])
             if len(self.results) == num_children:
                 break
+        new = len(self.results) - known
         self.batches += 1
-        self.batches_without_new = 0 if len(self.results) > known else self.batches_without_new + 1
+        self.batches_without_new = 0 if new else self.batches_without_new + 1
+        self.repeats = 1 - new / len(results)
         return actions[: len(results)], results
 
     def update(self, actions: Tensor, rewards: list[float]) -> dict:
@@ -128,9 +133,9 @@ class PolicyGradient:
     def loss(self, actions: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
         """REINFORCE loss with entropy bonus (§3.2; the bonus is not in the paper) and the mean entropy in nats."""
         _, log_prob, entropy = self.controller(actions)  # (m, T), (m, T)
-        return -(advantage * log_prob.sum(1)).mean() - self.entropy_weight * entropy.sum(1).mean(), entropy.sum(
-            1
-        ).mean()
+        entropy_weight = self.entropy_weight * self.repeats
+        loss = -(advantage * log_prob.sum(1)).mean() - entropy_weight * entropy.sum(1).mean()
+        return loss, entropy.sum(1).mean()
 
     def advantage(self, actions: Tensor, rewards: list[float]) -> tuple[Tensor, float]:
         """R - b of a batch (m,), and b: the moving average of all *earlier* rewards, decaying from batch to batch.

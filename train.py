@@ -56,11 +56,11 @@ def generate(args: argparse.Namespace) -> None:
             row = {"child": next(child_numbers), "update": policy_gradient.batches, "actions": list(actions)}
             row |= {"architecture": str(architecture), "seed": utils.child_seed(args.seed, str(architecture))}
             known = ledger.find(row)
-            return known["reward"] if known else workers.submit(train_and_record, row, architecture)
+            return known["reward"] if known else workers.submit(train_and_record, ledger, row, bar)
 
-        def train_and_record(row: dict, architecture: Architecture) -> float:
+        def train_and_record(ledger: utils.Ledger, row: dict, bar: tqdm) -> float:
             """Train a child in a worker process, write its row, return its reward; runs in a thread of its own."""
-            row |= attempt(workers, architecture, recipe, row["seed"], device)
+            row |= attempt(workers, parse_architecture(row["architecture"]), recipe, row["seed"], device)
             row["reward"] = row["val_accuracy"] ** args.reward_exponent  # 1: the accuracy; the paper's cube is 3
             ledger.append(row)
             bar.update()
@@ -86,8 +86,41 @@ def generate(args: argparse.Namespace) -> None:
                 bar.set_postfix_str(PROGRESS.format(**metrics))
                 if bar.n > bar.initial:
                     clock.save()
-        save_search(args, space, controller, ledger.rows, preferences)
-    report(args, ledger.rows, policy_gradient, clock)
+        bar.close()
+        ranking = train_finalists(args, ledger.rows, workers, train_and_record, clock)
+        save_search(args, space, controller, ledger.rows, ranking, preferences)
+    report(args, ledger.rows, ranking, policy_gradient, clock)
+
+
+def count_finalists(args: argparse.Namespace) -> int:
+    """At most a tenth of the children."""
+    return min(args.num_finalists, args.num_children // 10)
+
+
+def train_finalists(
+    args: argparse.Namespace, rows: dict, workers: Workers, train_and_record: Callable, clock: utils.Clock
+) -> list[dict]:
+    """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
+
+    Returns their rows, the best mean of `val_accuracies` first; without finalists all rows, the best first.
+    """
+    ranking = [row | {"val_accuracies": [row["val_accuracy"]]} for row in utils.ranked(rows)]
+    if not count_finalists(args):
+        return ranking
+    ledger, finalists = utils.Ledger(args.run_dir / "finalists.jsonl"), ranking[: count_finalists(args)]
+    todo = [{key: row[key] for key in ("child", "update", "actions", "architecture")} for row in finalists]
+    todo = [row | {"seed": utils.child_seed(args.seed + 1, row["architecture"])} for row in todo]
+    todo = [row for row in todo if not ledger.find(row)]
+    with ledger.file, tqdm(total=len(todo), unit="finalist", dynamic_ncols=True, disable=not todo) as bar:
+        for job in [workers.submit(train_and_record, ledger, row, bar) for row in todo]:
+            job.result()
+            clock.save()
+    for finalist in finalists:
+        again = ledger.rows[finalist["child"]]
+        finalist["val_accuracies"].append(again["val_accuracy"])
+        finalist["val_accuracy"] = statistics.fmean(finalist["val_accuracies"])
+        finalist["seconds"] += again["seconds"]
+    return utils.ranked({row["child"]: row for row in finalists})
 
 
 def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
@@ -127,14 +160,19 @@ def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict
     """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     free = ("mode", "data_dir", "run_dir", "workers", "use_cuda", "num_children",
-            "architecture", "eval_epochs", "num_seeds")  # fmt: skip
+            "num_finalists", "architecture", "eval_epochs", "num_seeds")  # fmt: skip
     settings = {name: value for name, value in flags.items() if name not in free}
     settings |= {"recipe": asdict(recipe), "device": device}
     return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
 
 
 def save_search(
-    args: argparse.Namespace, space: SearchSpace, controller: Controller, rows: dict, preferences: list
+    args: argparse.Namespace,
+    space: SearchSpace,
+    controller: Controller,
+    rows: dict,
+    ranking: list[dict],
+    preferences: list,
 ) -> None:
     """Write controller.pt, best.json and search.png."""
     from plots import plot_search  # here, because worker processes import this file and none needs matplotlib
@@ -142,31 +180,37 @@ def save_search(
     rebuild = {"num_choices": controller.num_choices, "names": controller.names}
     rebuild |= {"hidden_size": args.hidden_size, "num_layers": args.controller_layers}
     save_torch(args.run_dir / "controller.pt", rebuild | {"state_dict": controller.state_dict()})
-    best = utils.best_row(rows)
-    utils.write_json(
-        args.run_dir / "best.json",
-        {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
-        | {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
-        | {"chosen_by": f"highest validation accuracy of {len(rows)} children, of equal ones the earliest"},
-    )
+    best = {key: ranking[0][key] for key in ("architecture", "val_accuracy", "child", "parameters")}
+    best |= {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
+    best["chosen_by"] = f"highest validation accuracy of {len(rows)} children, of equal ones the earliest"
+    if count_finalists(args):
+        best["chosen_by"] = (
+            f"highest mean of two trainings' validation accuracies, among the best {len(ranking)} children"
+        )
+        best["finalists"] = [{key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking]
+    utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
     plot_search(args.run_dir / "search.png", ordered, space.decisions, preferences, title)
 
 
-def report(args: argparse.Namespace, rows: dict, policy_gradient: PolicyGradient, clock: utils.Clock) -> None:
+def report(
+    args: argparse.Namespace, rows: dict, ranking: list[dict], policy_gradient: PolicyGradient, clock: utils.Clock
+) -> None:
     """Print what a search found, what it cost, and how to go on."""
-    ranked = sorted(rows.values(), key=lambda row: (-row["val_accuracy"], row["child"]))
     failed, samples = sum("error" in row for row in rows.values()), len(policy_gradient.rewards)
     wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-    busy, overhead = sum(row["seconds"] for row in rows.values()) / (slots or 1), main_cpu / (wall or 1)
+    trainings = rows | {row["child"]: row for row in ranking}  # a finalist's seconds are those of both its trainings
+    busy, overhead = sum(row["seconds"] for row in trainings.values()) / (slots or 1), main_cpu / (wall or 1)
     if policy_gradient.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {policy_gradient.stopped_early}")
-    print(f"best architecture   {ranked[0]['architecture']}   validation accuracy {ranked[0]['val_accuracy']:.2%}")
-    for place, row in enumerate(ranked[:5], start=1):
-        line = "  {}. {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
-        print(line.format(place, **row))
-    print(f"children            {len(rows)} trained ({failed} failed)")
+    print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
+    for place, row in enumerate(ranking[:5], start=1):
+        line = "  {}. {architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
+        both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if count_finalists(args) else ""
+        print(line.format(place, both=both, **row))
+    twice = f", the best {len(ranking)} twice" if count_finalists(args) else ""
+    print(f"children            {len(rows)} trained{twice} ({failed} failed)")
     print(f"samples             {samples}, {samples - len(rows)} of them remembered")
     print(f"time                {duration(wall)}; workers training {busy:.1%} of it, search overhead {overhead:.1%}")
     print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
@@ -271,7 +315,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
         if best.get("children") == len(rows):
             print(f"best architecture of the search in {args.run_dir}: {best['architecture']}")
         else:
-            best = utils.best_row(rows)
+            best = utils.ranked(rows)[0]
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
     elif args.run_dir != default_run_dir(args.dataset, args.strategy):
         raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
@@ -396,14 +440,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
     add("--num_layers", type=count, default=2, help="convolutions in a child; 2 is the original space")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
+    add("--num_finalists", type=number(int, 0), default=10, help="best children, trained once more; a tenth at most")
     add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
-    add("--update_lag", type=number(int, 0), default=2, help="updates a sample may be behind: no waiting workers")
+    add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--hidden_size", type=count, default=64, help="units of each LSTM layer (paper: 35)")
     add("--controller_layers", type=count, default=1, help="LSTM layers (paper: 2)")
-    add("--controller_lr", type=number(float, 0), default=0.015, help="learning rate of Adam (paper: 0.0006)")
-    add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat of a child's entropy (paper: 0)")
+    add("--controller_lr", type=number(float, 0), default=0.02, help="learning rate of Adam (paper: 0.0006)")
+    add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average of rewards, per update")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")

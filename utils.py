@@ -232,9 +232,9 @@ class Ledger:
         self.rows[row["child"]] = row
 
 
-def best_row(rows: dict[int, dict]) -> dict:
-    """The row with the highest validation accuracy; of equal ones the earliest child."""
-    return max(rows.values(), key=lambda row: (row["val_accuracy"], -row["child"]))
+def ranked(rows: dict[int, dict]) -> list[dict]:
+    """The rows by validation accuracy, the best first; of equal ones the earliest child first."""
+    return sorted(rows.values(), key=lambda row: (-row["val_accuracy"], row["child"]))
 
 
 @contextmanager

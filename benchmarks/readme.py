@@ -1,4 +1,4 @@
-"""Fill README's marked blocks from the files in results/.
+"""Draw README's figures and fill its marked blocks, from the files in results/.
 
 python -m benchmarks.readme              from results/
 python -m benchmarks.readme --collect    first copy the searches in runs/mnist and runs/mnist-random to results/
@@ -9,12 +9,15 @@ import json
 import re
 import shutil
 
+from benchmarks import figures
 from benchmarks.common import PANEL, RESULTS
 from train import duration
 from utils import ROOT
 
 SEARCHES = {"mnist": "policy gradient (`generate`)", "mnist-random": "random search (`generate --strategy random`)"}
-FILES = ("best.json", "best_child.pt", "children.jsonl", "config.json", "evaluation.json", "search.png", "time.json")
+FILES = ("best.json", "best_child.pt", "children.jsonl", "config.json", "controller.pt", "evaluation.json",
+         "finalists.jsonl", "search.png", "time.json")  # fmt: skip
+TABLES = {"mnist": "MNIST, validation", "nasbench_macro": "NAS-Bench-Macro (CIFAR-10), test"}
 
 
 def collect() -> None:
@@ -33,7 +36,7 @@ def read(*parts: str) -> dict:
 def results_block() -> str:
     """The table of results: searches, and the speed of training beside the original loop."""
     lines = [
-        "| search | best architecture | validation accuracy, one training | test top-1 | test top-5 | parameters "
+        "| search | best architecture | validation accuracy, two trainings | test top-1 | test top-5 | parameters "
         "| children trained | search time |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -76,6 +79,47 @@ def results_block() -> str:
     return "\n".join(lines)
 
 
+def cell(row: dict) -> str:
+    """True accuracy with its 95 % interval, and the share of searches that end in the top 1 %."""
+    return f"{100 * row['truth']:.3f} ± {100 * row['truth_ci']:.3f} ({row['top1']:.0%})"
+
+
+def comparison_block() -> str:
+    """What each method hands over, on every table."""
+    lines = []
+    for name, label in TABLES.items():
+        result = read(f"search_quality_{name}.json")
+        methods = result["methods"]
+        budgets = ("100", "200")
+        lines += [
+            f"| {label} accuracy, % | {' | '.join(f'{b} trainings' for b in budgets)} "
+            f"| {' | '.join(f'{b}, finalists among them' for b in budgets)} |",
+            "|---|---|---|---|---|",
+        ]
+        for method, values in methods.items():
+            if method != "everything":
+                cells = [cell(values["budgets"][b][kind]) for kind in ("found", "finals") for b in budgets]
+                bold = "**" if method == "controller" else ""
+                lines.append(f"| {bold}{method}{bold} | {' | '.join(cells)} |")
+        every = methods["everything"]["budgets"]["200"]
+        lines.append(
+            f"| *all {result['architectures']:,}, once each* | {cell(every['found'])} | | {cell(every['finals'])} | |"
+        )
+        ours, truth = methods["controller"], result["truth"]
+        modes = ", ".join(f"{100 * ours['budgets'][b]['modes']['truth']:.3f} after {b}" for b in budgets)
+        p = max(ours["budgets"][b][kind]["p_above_random"] for b in budgets for kind in ("found", "finals"))
+        tests = ", ".join(f"{100 * ours['budgets'][b]['found']['test']:.3f} after {b}" for b in budgets)
+        lines += [
+            "",
+            f"{ours['budgets']['200']['found']['n']} searches a method. Best network {100 * truth['best']:.2f}, top 1 % from "
+            f"{100 * truth['top1']:.2f}, top 5 % from {100 * truth['top5']:.2f}, mean {100 * truth['mean']:.2f}. Controller above random search: "
+            f"p {'<' if p < 0.001 else '='} {max(p, 0.001):.3f} (permutation test, the largest of the four). The policy's own mode: {modes}."
+            + (f" Test accuracy of what the controller hands over: {tests}." if name == "mnist" else ""),
+            "",
+        ]
+    return "\n".join(lines).rstrip()
+
+
 def report_block() -> str:
     """What the two commands print at their end."""
     return "```\n" + (RESULTS / "mnist" / "report.txt").read_text().rstrip() + "\n```"
@@ -83,7 +127,8 @@ def report_block() -> str:
 
 def render(text: str) -> str:
     """README's text with its blocks filled."""
-    for name, content in (("results", results_block()), ("report", report_block())):
+    blocks = {"results": results_block(), "comparison": comparison_block(), "report": report_block()}
+    for name, content in blocks.items():
         block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
         text, count = re.subn(
             rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
@@ -97,5 +142,6 @@ if __name__ == "__main__":
     parser.add_argument("--collect", action="store_true", help="copy the searches in runs/ to results/ first")
     if parser.parse_args().collect:
         collect()
+    figures.main()
     readme = ROOT / "README.md"
     readme.write_text(render(readme.read_text()))

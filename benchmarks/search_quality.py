@@ -5,7 +5,9 @@
 
 A table is a CSV file (or .csv.gz): the columns before the first accuracy are the decisions (`architecture` is left out),
 `val_0, val_1, ...` (or `test_s0, ...`) hold the accuracy of single trainings, from which rewards are drawn, `val_mean`
-(or `test_mean`) the truth. Every method pays for distinct architectures only. Writes results/search_quality_<name>.json.
+(or `test_mean`) the truth. Every method pays for distinct architectures only, and hands over the best it has observed;
+"with finalists", some of the budget goes into training the best few once more, as train.py does. "Everything" trains
+the whole space once: what no search can beat by searching. Writes results/search_quality_<name>.json.
 Optuna is needed for TPE only: `pip install optuna`, or leave it out with `--methods`.
 """
 
@@ -29,10 +31,12 @@ from tqdm import tqdm
 from benchmarks.common import RESULTS
 from controller import Controller
 from policy_gradient import PolicyGradient
-from train import parse_arguments
+from train import count_finalists, parse_arguments
 from utils import environment, usable_cores, write_json
 
 BUDGETS = (25, 50, 100, 200)
+GRID = range(5, 201, 5)  # children, of the curves
+TOP = (1, 5, 15)  # of the paper's Figure 6
 Actions = tuple[int, ...]
 
 
@@ -70,16 +74,33 @@ def read_table(path: Path) -> Table:
 
 
 class Observed:
-    """The rewards of one repetition, each drawn from the architecture's single trainings; remembers what was asked."""
+    """The rewards of one repetition, each one of the architecture's single trainings; remembers what was asked."""
 
     def __init__(self, table: Table, seed: int) -> None:
         self.table, self.random = table, np.random.default_rng(seed)
         self.seen: dict[Actions, float] = {}
+        self.second: dict[Actions, float] = {}  # what another training would have given
 
     def __call__(self, actions: Actions) -> float:
         if actions not in self.seen:
-            self.seen[actions] = float(self.random.choice(self.table.rewards[actions]))
+            self.seen[actions], self.second[actions] = self.random.permutation(self.table.rewards[actions])[:2].tolist()
         return self.seen[actions]
+
+    def best(self, budget: int, finalists: bool) -> Actions:
+        """What is handed over when the budget is spent: the best observed, of equal ones the earliest."""
+        children, num_finalists = spend(budget) if finalists else (budget, 0)
+        ranking = sorted(list(self.seen)[:children], key=self.seen.get, reverse=True)
+        if not num_finalists:
+            return ranking[0]
+        return max(ranking[:num_finalists], key=lambda actions: self.seen[actions] + self.second[actions])
+
+
+def spend(budget: int) -> tuple[int, int]:
+    """The largest number of children that leaves enough of the budget for train.py's finalists, and their number."""
+    args = parse_arguments([])
+    for args.num_children in range(budget, 0, -1):
+        if args.num_children + count_finalists(args) <= budget:
+            return args.num_children, count_finalists(args)
 
 
 # --- methods: each asks `observed` until it has seen `budget` distinct architectures --------------------------------
@@ -104,12 +125,15 @@ def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "")
         reward_scale=args.reward_scale,
         seed=seed,
     )
-    modes, entropy, budgets = {}, [], [b for b in BUDGETS if b <= budget]
+    modes, entropy, budgets, grid = {}, [], list(BUDGETS), list(GRID)
     for metrics in search.search(budget):
-        entropy.append((len(observed.seen), metrics["entropy"]))
+        while grid and len(observed.seen) >= grid[0]:
+            entropy.append(metrics["entropy"])
+            grid.pop(0)
         if budgets and len(observed.seen) >= budgets[0]:
             modes[budgets.pop(0)] = mode(controller)
-    modes |= dict.fromkeys(budgets, mode(controller))
+    modes |= dict.fromkeys(budgets, mode(controller))  # of a search that collapsed before it had spent its budget
+    entropy += [metrics["entropy"]] * len(grid)
     return {"modes": modes, "entropy": entropy, "samples": len(search.rewards)}
 
 
@@ -145,6 +169,13 @@ def evolution(observed: Observed, budget: int, seed: int, population: int = 10, 
     return {}
 
 
+def everything(observed: Observed, budget: int, seed: int) -> dict:
+    """Train the whole space: the bound that the noise of a single training sets, whatever the budget."""
+    for actions in observed.table.truth:
+        observed(actions)
+    return {}
+
+
 def tpe(observed: Observed, budget: int, seed: int) -> dict:
     """Optuna's multivariate tree-structured Parzen estimator."""
     import optuna
@@ -169,8 +200,10 @@ METHODS: dict[str, tuple[Callable, dict]] = {
     "controller": (policy_gradient, {}),
     "paper's controller": (policy_gradient, {"flags": PAPER}),
     "random search": (random_search, {}),
-    "regularised evolution": (evolution, {}),
+    "regularised evolution, 10 and 3": (evolution, {}),
+    "regularised evolution, 10 and 5": (evolution, {"sample": 5}),  # the best of population 10, 20, 30, sample 3, 5, 10
     "TPE": (tpe, {}),
+    "everything": (everything, {}),
 }
 COMPARED = list(METHODS)  # by default
 METHODS |= {f"lag {lag}": (policy_gradient, {"flags": f"--update_lag {lag}"}) for lag in range(4)}
@@ -187,13 +220,19 @@ def set_table(table: Table) -> None:
 
 
 def repetition(method: str, settings: dict, seed: int) -> dict:
-    """One search; what it would hand over at each budget: the best observed, of equal ones the earliest."""
+    """One search: what it hands over at each budget, and its curves over the children."""
     observed = Observed(_table, seed)
     extra = METHODS[method][0](observed, max(BUDGETS), seed, **settings)
-    order = list(observed.seen)
-    result = {"seen": [observed.seen[a] for a in order], "truth_seen": [_table.truth[a] for a in order]} | extra
-    result["found"] = {b: max(order[:b], key=observed.seen.get) for b in BUDGETS}
-    return result
+    budgets = dict.fromkeys(BUDGETS, len(_table.truth)) if method == "everything" else {b: b for b in BUDGETS}
+    found = {b: observed.best(children, finalists=False) for b, children in budgets.items()}
+    if method == "everything":
+        finals = dict.fromkeys(BUDGETS, observed.best(len(_table.truth) + 10, finalists=True))
+    else:
+        finals = {b: observed.best(b, finalists=True) for b in BUDGETS}
+    rewards = list(observed.seen.values())
+    tops = {k: [float(np.mean(sorted(rewards[:n])[-k:])) for n in GRID] for k in TOP}
+    truth = [_table.truth[observed.best(n, finalists=False)] for n in GRID]
+    return {"found": found, "finals": finals, "tops": tops, "truth": truth, "children": len(rewards)} | extra
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -210,17 +249,36 @@ def permutation_p(a: np.ndarray, b: np.ndarray, rounds: int = 10_000) -> float:
     return (1 + sum(d >= observed - 1e-15 for d in differences)) / (rounds + 1)
 
 
-def summary(table: Table, found: list[Actions]) -> dict:
-    """Means with 95 % intervals of what a method hands over."""
+def mean_ci(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the first axis, and half the width of its 95 % interval."""
+    return values.mean(0), 1.96 * values.std(0, ddof=1) / math.sqrt(len(values))
+
+
+def summary(table: Table, found: list[Actions], random: list[Actions] | None = None) -> dict:
+    """Means with 95 % intervals of what a method hands over; the chance that random search is as good."""
     n, size = len(found), len(table.truth)
     result = {"n": n}
     for name, values in (("truth", table.truth), ("test", table.test), ("rank", table.rank)):
-        numbers = np.array([values[a] for a in found], dtype=float)
-        result[name], result[f"{name}_ci"] = numbers.mean(), 1.96 * numbers.std(ddof=1) / math.sqrt(n)
+        result[name], result[f"{name}_ci"] = mean_ci(np.array([values[a] for a in found], dtype=float))
     for share in (1, 5):
         hits = sum(table.rank[a] <= math.ceil(size * share / 100) for a in found)
         result[f"top{share}"], result[f"top{share}_ci"] = hits / n, wilson(hits, n)
+    if random:
+        pair = (np.array([table.truth[a] for a in actions]) for actions in (found, random))
+        result["p_above_random"] = permutation_p(*pair)
     return result
+
+
+def curves(repeated: list[dict], random: list[dict] | None) -> dict:
+    """Over the children of GRID: true accuracy of the best observed, and top-k mean rewards above random search's."""
+    result = dict(zip(("truth", "truth_ci"), mean_ci(np.array([run["truth"] for run in repeated])), strict=True))
+    for k in TOP if random else ():
+        ours, theirs = (mean_ci(np.array([run["tops"][k] for run in runs])) for runs in (repeated, random))
+        result[f"top{k}_above_random"] = ours[0] - theirs[0]
+        result[f"top{k}_above_random_ci"] = np.hypot(ours[1], theirs[1])
+    if "entropy" in repeated[0]:
+        result["entropy"] = np.mean([run["entropy"] for run in repeated], axis=0)
+    return {name: values.tolist() for name, values in result.items()}
 
 
 def main() -> None:
@@ -228,54 +286,51 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=RESULTS / "mnist_space.csv")
     parser.add_argument("--name", default="mnist", help="of the file in results/")
     parser.add_argument("--repetitions", type=int, default=200)
-    parser.add_argument("--tpe_repetitions", type=int, default=50, help="TPE is slow")
     parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS))
     args = parser.parse_args()
     table = read_table(args.table)
-    started, result = time.perf_counter(), {}
+    started, runs = time.perf_counter(), {}
     with ProcessPoolExecutor(usable_cores(), initializer=set_table, initargs=(table,)) as pool:
-        runs = {}
         for method in args.methods:
-            n = args.tpe_repetitions if method == "TPE" else args.repetitions
-            settings = METHODS[method][1]
+            settings, n = METHODS[method][1], args.repetitions
             jobs = pool.map(repetition, itertools.repeat(method), itertools.repeat(settings), range(n), chunksize=2)
             runs[method] = list(tqdm(jobs, total=n, desc=method))
+    methods = {}
     for method, repeated in runs.items():
-        result[method] = {}
+        random = runs.get("random search") if method != "random search" else None
+        methods[method] = {"budgets": {}, "curves": curves(repeated, random)}
+        methods[method]["children"] = float(np.mean([run["children"] for run in repeated]))
         for budget in BUDGETS:
-            found = [run["found"][budget] for run in repeated]
-            row = summary(table, found)
-            if method != "random search" and "random search" in runs:
-                other = [run["found"][budget] for run in runs["random search"]]
-                row["p_above_random"] = permutation_p(
-                    np.array([table.truth[a] for a in found]), np.array([table.truth[a] for a in other])
-                )
-            if "modes" in repeated[0]:
-                row["mode"] = summary(table, [run["modes"][budget] for run in repeated])
-            result[method][str(budget)] = row
-    made = {"table": args.table.name, "architectures": len(table.truth), "seconds": time.perf_counter() - started}
-    flags = {
-        "table": args.table.name,
-        "name": args.name,
-        "repetitions": args.repetitions,
-        "methods": " ".join(map(repr, args.methods)),
-    }
-    command = "python -m benchmarks.search_quality " + " ".join(f"--{flag} {value}" for flag, value in flags.items())
-    made |= {"command": command, "date": str(date.today())}
-    write_json(RESULTS / f"search_quality_{args.name}.json", {"methods": result} | made | environment())
+            row = {}
+            for kind in ("found", "finals", "modes"):
+                if kind in repeated[0]:
+                    other = [run[kind][budget] for run in random] if random and kind != "modes" else None
+                    row[kind] = summary(table, [run[kind][budget] for run in repeated], other)
+            methods[method]["budgets"][str(budget)] = row
+    result = {"table": args.table.name, "architectures": len(table.truth), "grid": list(GRID), "methods": methods}
+    ranked = sorted(table.truth.values(), reverse=True)
+    result["truth"] = {"best": ranked[0], "mean": float(np.mean(ranked))}
+    result["truth"] |= {f"top{share}": ranked[math.ceil(len(ranked) * share / 100) - 1] for share in (1, 5)}
+    command = f"python -m benchmarks.search_quality --table {args.table.name} --name {args.name}"
+    command += f" --repetitions {args.repetitions} --methods {' '.join(map(repr, args.methods))}"
+    result |= {"command": command, "seconds": time.perf_counter() - started, "date": str(date.today())}
+    write_json(RESULTS / f"search_quality_{args.name}.json", result | environment())
     print_table(result)
 
 
 def print_table(result: dict) -> None:
+    """What the methods hand over, as text."""
     print(
-        f"{'method':<22} {'budget':>6} {'true %':>16} {'test %':>8} {'rank':>14} {'top 1 %':>8} {'top 5 %':>8} {'p > random':>10}"
+        f"{'method':<32} {'budget':>6} {'':<6} {'true %':>16} {'test %':>8} {'rank':>14} {'top 1 %':>8} {'top 5 %':>8} {'p':>7}"
     )
-    for method, rows in result.items():
-        for budget, row in rows.items():
-            print(
-                f"{method:<22} {budget:>6} {100 * row['truth']:>8.3f} ± {100 * row['truth_ci']:.3f} {100 * row['test']:>8.3f} "
-                f"{row['rank']:>7.1f} ± {row['rank_ci']:>4.1f} {row['top1']:>8.0%} {row['top5']:>8.0%} {row.get('p_above_random', math.nan):>10.4f}"
-            )
+    for method, rows in result["methods"].items():
+        for budget, kinds in rows["budgets"].items():
+            for kind, row in kinds.items():
+                print(
+                    f"{method:<32} {budget:>6} {kind:<6} {100 * row['truth']:>8.3f} ± {100 * row['truth_ci']:.3f} "
+                    f"{100 * row['test']:>8.3f} {row['rank']:>7.1f} ± {row['rank_ci']:>4.1f} {row['top1']:>8.0%} "
+                    f"{row['top5']:>8.0%} {row.get('p_above_random', math.nan):>7.4f}"
+                )
 
 
 if __name__ == "__main__":

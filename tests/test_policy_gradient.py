@@ -55,7 +55,8 @@ def test_expected_bonus_is_the_exact_entropy():
     controller = far_from_uniform()
     log_prob = controller(ALL_ACTIONS).log_prob.sum(1)
     exact = -(log_prob.exp() * log_prob).sum().item()
-    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.3)
+    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.6)
+    policy_gradient.repeats = 0.5  # half of what was sampled lately was known: half the weight
     losses = [policy_gradient.loss(actions[None], torch.zeros(1))[0].item() for actions in ALL_ACTIONS]
     expected = sum(p * loss for p, loss in zip(log_prob.exp().tolist(), losses, strict=True))
     assert expected == pytest.approx(-0.3 * exact, abs=1e-12)
@@ -198,6 +199,21 @@ def test_a_collapsed_policy_ends_the_search():
     metrics = list(policy_gradient.search(1000))
     assert len(policy_gradient.results) == 1 and len(metrics) == 31
     assert "collapsed" in policy_gradient.stopped_early
+
+
+def test_the_bonus_grows_with_the_share_of_repeats():
+    """A space of one sequence: the first batch brings one new child and four repeats, all later ones only repeats."""
+    policy_gradient = PolicyGradient(tiny((1, 1)), lambda _: 0.9, children_per_update=5, patience=3)
+    policy_gradient._sample_batch(10)
+    assert policy_gradient.repeats == pytest.approx(4 / 5)
+    policy_gradient._sample_batch(10)
+    assert policy_gradient.repeats == 1
+
+
+def test_a_policy_that_repeats_itself_is_widened_until_it_finds_something_new():
+    """The reward leads to one sequence of 64; a search for half of them still gets there, without collapsing."""
+    calls, _, policy_gradient = record_search(32, evaluate=lambda actions: sum(actions) / 9, patience=50)
+    assert len(calls) == 32 and (3, 3, 3) in calls and policy_gradient.stopped_early is None
 
 
 def test_errors_of_evaluate_reach_the_caller():

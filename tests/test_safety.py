@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,9 @@ class Search:
         )
 
     def num_rows(self) -> int:
-        return self.ledger.read_bytes().count(b"\n") if self.ledger.exists() else 0
+        """Of children and finalists."""
+        files = (self.ledger, self.ledger.with_name("finalists.jsonl"))
+        return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
@@ -45,7 +48,11 @@ class Search:
         """Exit code, standard output and standard error without the progress bar."""
         output, errors = self.process.communicate(timeout=120)
         lines = errors.replace("\r", "\n").splitlines()
-        return self.process.returncode, output, "\n".join(line for line in lines if line and "child/s" not in line)
+        return (
+            self.process.returncode,
+            output,
+            "\n".join(line for line in lines if line and not re.search("child/s|finalist", line)),
+        )
 
     def workers(self) -> list[int]:
         """The processes that train children."""
@@ -99,8 +106,12 @@ def test_killed_at_30_random_points_a_search_ends_as_if_undisturbed(tmp_path):
             with open(search.ledger, "ab") as file:
                 file.write(b'{"child": 7, "upda')
     assert kills >= 20
+    search = Search(tmp_path / "killed", *flags)
+    search.wait_until(lambda: search.num_rows() >= 153)  # among the finalists
+    os.kill(search.process.pid, signal.SIGKILL)
+    assert search.end()[0] == -9
     code, output, _ = Search(tmp_path / "killed", *flags).end()
-    assert code == 0 and "150 trained (0 failed)" in output
+    assert code == 0 and "150 trained, the best 10 twice (0 failed)" in output
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
 
 

@@ -17,12 +17,12 @@ from utils import (
     Clock,
     InputError,
     Ledger,
-    best_row,
     child_seed,
     continued,
     hold_out,
     load_images,
     open_run,
+    ranked,
     read_ledger,
     write_atomically,
     write_json,
@@ -210,7 +210,7 @@ def test_a_damaged_clock_or_configuration_is_named(tmp_path, content):
 
 def test_the_best_child_is_the_earliest_of_equals():
     rows = {i: row(i, val_accuracy=accuracy) for i, accuracy in [(3, 0.9), (1, 0.9), (2, 0.8), (0, 0.1)]}
-    assert best_row(rows)["child"] == 1
+    assert ranked(rows)[0]["child"] == 1
 
 
 def test_files_are_written_as_a_whole_or_not_at_all(tmp_path):
