@@ -63,12 +63,8 @@ class Controller(nn.Module):
                 states[layer] = cell(x, states[layer])
                 x = states[layer][0]  # (n, H)
             policy = Categorical(logits=self.heads[name](x))  # (n, num_choices[t])
-            if actions is None:
-                action = torch.multinomial(policy.probs, 1, generator=generator).squeeze(
-                    1
-                )  # Categorical has no generator
-            else:
-                action = actions[:, t]
+            # Categorical.sample() takes no generator
+            action = torch.multinomial(policy.probs, 1, generator=generator)[:, 0] if actions is None else actions[:, t]
             chosen.append(action)
             log_prob.append(policy.log_prob(action))
             entropy.append(policy.entropy())
@@ -80,6 +76,5 @@ class Controller(nn.Module):
         """Share of each choice at each step, T lists of num_choices[t], among `num_samples` fresh samples."""
         generator = torch.Generator().manual_seed(seed)
         actions = self(num_samples=num_samples, generator=generator).actions
-        return [
-            (torch.bincount(actions[:, t], minlength=n) / num_samples).tolist() for t, n in enumerate(self.num_choices)
-        ]
+        counts = (torch.bincount(actions[:, t], minlength=n) for t, n in enumerate(self.num_choices))
+        return [(count / num_samples).tolist() for count in counts]

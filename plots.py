@@ -33,21 +33,16 @@ def plot_search(
     axes.plot(children, running_mean, color="tab:blue", label=f"mean of the last {window}")
     axes.plot(children, np.maximum.accumulate(rewards), color="tab:orange", drawstyle="steps-post", label="best so far")
     low, high = np.quantile(rewards, 0.02), rewards.max()
-    axes.set_ylim(
-        low - 0.1 * (high - low) - 1e-4, high + 0.1 * (high - low) + 1e-4
-    )  # a few failures would hide the rest
+    margin = 0.1 * (high - low) + 1e-4
+    axes.set_ylim(low - margin, high + margin)  # a few failures would hide the rest
     axes.set(xlabel="children trained, in order of sampling", ylabel="reward (validation accuracy)")
     axes.legend(loc="lower right", ncols=3)
 
     cells = bottom.subplots(grid_rows, per_row, squeeze=False, sharex=True, sharey=True).flat
     for step, ((name, choices), cell) in enumerate(zip(decisions, cells, strict=False)):
         shares = np.array([update[step] for update in preferences]).T  # (choices, updates)
-        cell.stackplot(
-            np.arange(len(preferences)),
-            shares,
-            labels=choices,
-            colors=plt.cm.viridis(np.linspace(0.15, 0.9, len(choices))),
-        )
+        colors = plt.cm.viridis(np.linspace(0.15, 0.9, len(choices)))
+        cell.stackplot(np.arange(len(preferences)), shares, labels=choices, colors=colors)
         cell.set_title(f"{name}, layer {step // per_row + 1}", fontsize="medium")
         cell.set(ylim=(0, 1), xlim=(0, max(1, len(preferences) - 1)))
         if step < per_row:

@@ -1,6 +1,6 @@
 """Neural architecture search with reinforcement learning (Zoph & Le, 2016, arXiv 1611.01578) on MNIST.
 
-python train.py --mode generate                      search: about 10 minutes on two cores
+python train.py --mode generate                      search: about 11 minutes on two cores
 python train.py --mode evaluate --use_cuda True      retrain the best network and test it: about 5 minutes
 python train.py --help                               every flag
 """
@@ -77,18 +77,18 @@ def generate(args: argparse.Namespace) -> None:
             reward_scale=args.reward_scale,
             seed=args.seed,
         )
-        preferences = []
+        shares = []
         with event_writer(args.run_dir) as events:
             for metrics in policy_gradient.search(args.num_children):
                 for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
                     events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
-                preferences.append(controller.preferences())
+                shares.append(controller.preferences())
                 bar.set_postfix_str(PROGRESS.format(**metrics))
                 if bar.n > bar.initial:
                     clock.save()
         bar.close()
         ranking = train_finalists(args, ledger.rows, workers, train_and_record, clock)
-        save_search(args, space, controller, ledger.rows, ranking, preferences)
+        save_search(args, controller, ledger.rows, ranking, shares)
     report(args, ledger.rows, ranking, policy_gradient, clock)
 
 
@@ -98,8 +98,8 @@ def count_finalists(args: argparse.Namespace) -> int:
 
 
 def train_finalists(
-    args: argparse.Namespace, rows: dict, workers: Workers, train_and_record: Callable, clock: utils.Clock
-) -> list[dict]:
+    args: argparse.Namespace, rows: dict, workers: Workers, train: Callable, clock: utils.Clock
+) -> list:
     """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
 
     Returns their rows, the best mean of `val_accuracies` first; without finalists all rows, the best first.
@@ -112,7 +112,7 @@ def train_finalists(
     todo = [row | {"seed": utils.child_seed(args.seed + 1, row["architecture"])} for row in todo]
     todo = [row for row in todo if not ledger.find(row)]
     with ledger.file, tqdm(total=len(todo), unit="finalist", dynamic_ncols=True, disable=not todo) as bar:
-        for job in [workers.submit(train_and_record, ledger, row, bar) for row in todo]:
+        for job in [workers.submit(train, ledger, row, bar) for row in todo]:
             job.result()
             clock.save()
     for finalist in finalists:
@@ -166,14 +166,7 @@ def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict
     return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
 
 
-def save_search(
-    args: argparse.Namespace,
-    space: SearchSpace,
-    controller: Controller,
-    rows: dict,
-    ranking: list[dict],
-    preferences: list,
-) -> None:
+def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, shares: list) -> None:
     """Write controller.pt, best.json and search.png."""
     from plots import plot_search  # here, because worker processes import this file and none needs matplotlib
 
@@ -184,26 +177,22 @@ def save_search(
     best |= {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
     best["chosen_by"] = f"highest validation accuracy of {len(rows)} children, of equal ones the earliest"
     if count_finalists(args):
-        best["chosen_by"] = (
-            f"highest mean of two trainings' validation accuracies, among the best {len(ranking)} children"
-        )
+        best["chosen_by"] = f"highest mean validation accuracy of two trainings, among the {len(ranking)} best children"
         best["finalists"] = [{key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking]
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
-    plot_search(args.run_dir / "search.png", ordered, space.decisions, preferences, title)
+    plot_search(args.run_dir / "search.png", ordered, SearchSpace(args.num_layers).decisions, shares, title)
 
 
-def report(
-    args: argparse.Namespace, rows: dict, ranking: list[dict], policy_gradient: PolicyGradient, clock: utils.Clock
-) -> None:
+def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGradient, clock: utils.Clock) -> None:
     """Print what a search found, what it cost, and how to go on."""
-    failed, samples = sum("error" in row for row in rows.values()), len(policy_gradient.rewards)
+    failed, samples = sum("error" in row for row in rows.values()), len(search.rewards)
     wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
     trainings = rows | {row["child"]: row for row in ranking}  # a finalist's seconds are those of both its trainings
     busy, overhead = sum(row["seconds"] for row in trainings.values()) / (slots or 1), main_cpu / (wall or 1)
-    if policy_gradient.stopped_early and len(rows) < args.num_children:
-        print(f"ended after {len(rows)} of {args.num_children} children: {policy_gradient.stopped_early}")
+    if search.stopped_early and len(rows) < args.num_children:
+        print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
     for place, row in enumerate(ranking[:5], start=1):
         line = "  {}. {architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
@@ -250,13 +239,11 @@ def evaluate(args: argparse.Namespace) -> None:
     args.run_dir.mkdir(parents=True, exist_ok=True)
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     weights = torch.load(io.BytesIO(finals[0]["weights"]), weights_only=True)
-    save_torch(
-        args.run_dir / f"best_child{suffix}.pt", {"architecture": str(architecture), "state_dict": weights} | shape
-    )
+    saved = {"architecture": str(architecture), "state_dict": weights} | shape
+    save_torch(args.run_dir / f"best_child{suffix}.pt", saved)
     print(f"time                {duration(result['seconds'])}")
-    print(
-        f"files               {args.run_dir}/evaluation{suffix}.json, best_child{suffix}.pt (the first seed's weights)"
-    )
+    files = f"evaluation{suffix}.json, best_child{suffix}.pt (the first seed's weights)"
+    print(f"files               {args.run_dir}/{files}")
 
 
 def print_network(architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> dict:
@@ -278,9 +265,8 @@ def train_finals(
     """Train an architecture once per seed, in parallel; top-1, top-5 and weights of each."""
     images_seen = torch.zeros(len(seeds), dtype=torch.int64).share_memory_()
     with Workers(min(num_workers, len(seeds)), shared=(*in_shared_memory(data), images_seen)) as workers:
-        jobs = [
-            workers.submit(workers.run, final_child, architecture, recipe, *job, device) for job in enumerate(seeds)
-        ]
+        task = (workers.run, final_child, architecture, recipe)
+        jobs = [workers.submit(*task, index, seed, device) for index, seed in enumerate(seeds)]
         total = round(recipe.epochs * len(data[0].labels)) * len(seeds)
         with tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar:
             while wait(jobs, timeout=0.5, return_when=FIRST_EXCEPTION).not_done:
@@ -313,7 +299,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
         best_file = args.run_dir / "best.json"
         best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):
-            print(f"best architecture of the search in {args.run_dir}: {best['architecture']}")
+            print(f"best architecture of the search in {args.run_dir}: {best.get('architecture')}")
         else:
             best = utils.ranked(rows)[0]
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
@@ -384,7 +370,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without a page of usage."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())} (--help lists the flags)\n")
 
 
 def number(kind: type, low: float, high: float = 2**31, above: bool = False) -> Callable[[str], float]:
@@ -404,7 +390,7 @@ def number(kind: type, low: float, high: float = 2**31, above: bool = False) -> 
     return convert
 
 
-count = number(int, 1)
+count, size = number(int, 1), number(int, 1, 1000)
 positive = number(float, 0, above=True)
 
 
@@ -433,20 +419,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--data_dir", type=Path, default="data", help="the data sets, in torchvision's layout")
     add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", type=boolean, nargs="?", const=True, default=False, help="train on the GPU: True or False")
-    add("--workers", type=count, default=utils.usable_cores(), help="children trained at once; changes no result")
+    add("--workers", type=size, default=utils.usable_cores(), help="children trained at once; changes no result")
     add("--seed", type=number(int, 0), default=0, help="of the controller, the sampling and all children")
 
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
-    add("--num_layers", type=count, default=2, help="convolutions in a child; 2 is the original space")
+    add("--num_layers", type=size, default=2, help="convolutions in a child; 2 is the original space")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
     add("--num_finalists", type=number(int, 0), default=10, help="best children, trained once more; a tenth at most")
     add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
     add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
-    add("--hidden_size", type=count, default=64, help="units of each LSTM layer (paper: 35)")
-    add("--controller_layers", type=count, default=1, help="LSTM layers (paper: 2)")
+    add("--hidden_size", type=size, default=64, help="units of each LSTM layer (paper: 35)")
+    add("--controller_layers", type=size, default=1, help="LSTM layers (paper: 2)")
     add("--controller_lr", type=number(float, 0), default=0.02, help="learning rate of Adam (paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average of rewards, per update")

@@ -152,22 +152,13 @@ def read_json(path: Path) -> dict:
 
 def environment() -> dict:
     """What the numbers of a run depend on beside its flags: versions, git commit, machine."""
-    git = shutil.which("git")
-    commit = (
-        git
-        and subprocess.run(
-            [git, "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
-        ).stdout.strip()
-    )
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-        },
-        "git_commit": commit or None,
-        "machine": {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()},
-    }
+    git, commit = shutil.which("git"), None
+    if git:
+        describe = [git, "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
+    machine = {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()}
+    return {"versions": versions, "git_commit": commit, "machine": machine}
 
 
 def cpu_name() -> str:
@@ -198,9 +189,8 @@ def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
                 raise ValueError(f"child {row['child']} is there twice")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise InputError(
-                f"{path}, line {number} is damaged ({reason}): mend it, or choose another --run_dir"
-            ) from None
+            message = f"{path}, line {number} is damaged ({reason}): mend it, or choose another --run_dir"
+            raise InputError(message) from None
         rows[row["child"]] = row
     return rows, whole
 
@@ -256,7 +246,10 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
             config = read_json(config_file) | continued(config_file, config)
         elif read_ledger(ledger_file)[0]:
             raise InputError(f"{folder} has a ledger but no config.json: restore it, or choose another --run_dir")
-        read_ledger(ledger_file)  # a damaged one stops here, with nothing written yet
+        for file in (ledger_file, folder / "finalists.jsonl"):  # a damaged one stops here, with nothing written yet
+            for child in read_ledger(file)[0]:
+                if not 0 <= child < config["num_children"]:
+                    raise InputError(f"{file}: child {child} is none of this search: choose another --run_dir")
         write_json(config_file, config)
         ledger = Ledger(ledger_file)
         with ledger.file:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch.multiprocessing  # noqa: F401  (tensors in `shared` reach the processes as shared memory, not as copies)
@@ -36,7 +37,9 @@ class Workers:
         self.starting = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
         self.slot = threading.local()
-        # A blocked SIGINT is inherited by the processes: Ctrl-C is the main process's business alone.
+        # A blocked SIGINT is inherited by the processes: Ctrl-C is the main process's business alone. The tracker must
+        # be there before, because the thread that starts it has SIGINT unblocked by that.
+        resource_tracker.ensure_running()
         self.threads = ThreadPoolExecutor(
             num_workers, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, {signal.SIGINT})
         )

@@ -93,6 +93,5 @@ def landscape() -> None:
 
 
 def main() -> None:
-    search_quality("mnist", "MNIST, 729 networks")
     search_quality("nasbench_macro", "NAS-Bench-Macro, 6,561 networks")
     landscape()

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,16 @@ def attempt(workers, architecture, recipe, seed, device):
     return {"val_accuracy": 0.9 + seed % 997 / 10_000, "parameters": 5, "seconds": SECONDS}
 
 
+def deadly_child(data, architecture, recipe, seed, device):
+    """Runs in a worker process, and kills it for every third architecture."""
+    if seed % 3 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"val_accuracy": 0.9 + seed % 997 / 10_000, "parameters": 5, "seconds": SECONDS}
+
+
 if __name__ == "__main__":
-    train.attempt = attempt
+    if "STAND_IN_DEADLY" in os.environ:
+        train.search_child = deadly_child
+    else:
+        train.attempt = attempt
     train.main()

@@ -1,5 +1,7 @@
 """Nothing is ever lost, and nothing hangs: real processes, really killed."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import train
@@ -147,16 +149,19 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "signal_number, code",
+    "signal_number, code, seconds",
     [
-        (signal.SIGINT, 130),
-        *(pytest.param(*end, marks=pytest.mark.slow) for end in ((signal.SIGTERM, 143), (signal.SIGKILL, -9))),
+        (signal.SIGINT, 130, 0.2),  # while the workers start
+        *(
+            pytest.param(*end, 5, marks=pytest.mark.slow)  # while they train
+            for end in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9))
+        ),
     ],
 )
-def test_no_process_outlives_the_search(tmp_path, signal_number, code):
+def test_no_process_outlives_the_search(tmp_path, signal_number, code, seconds):
     search = Search(tmp_path / "run", "--num_children", "50", "--workers", "2", program=REAL)
     search.wait_until(lambda: len(search.workers()) == 2)
-    time.sleep(3)  # training
+    time.sleep(seconds)
     workers = search.workers()
     if signal_number == signal.SIGINT:
         os.killpg(search.process.pid, signal_number)  # Ctrl-C reaches the whole group
@@ -186,6 +191,19 @@ def test_a_child_that_takes_too_long_gets_reward_0_and_keeps_it(tmp_path):
     rows, _ = read_ledger(tmp_path / "run" / "children.jsonl")
     assert [row["reward"] for row in rows.values()] == [0.0, 0.0]
     assert all(row["error"] == "took longer than 0.01 seconds" for row in rows.values())
+
+
+@pytest.mark.slow
+def test_children_that_kill_their_worker_three_times_are_counted_and_the_search_goes_on(tmp_path):
+    flags, deadly = ("--num_children", "8", "--workers", "2"), os.environ | {"STAND_IN_DEADLY": "1"}
+    for _ in range(2):  # the second run keeps the errors, and trains nothing
+        code, output, _ = Search(tmp_path / "run", *flags, env=deadly).end()
+        rows, _ = read_ledger(tmp_path / "run" / "children.jsonl")
+        dead = [row for row in rows.values() if row["seed"] % 3 == 0]
+        assert code == 0 and 0 < len(dead) < 8 == len(rows) and f"8 trained ({len(dead)} failed)" in output
+        for row in rows.values():
+            assert row.get("error") == ("its worker process died 3 times" if row in dead else None)
+            assert row["reward"] == (0 if row in dead else 0.9 + row["seed"] % 997 / 10_000)
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -259,17 +277,36 @@ def test_any_value_in_a_row_is_read_or_named_as_damaged(tmp_path_factory, key, v
         assert "children.jsonl, line 1 is damaged" in str(error)
 
 
-NAMES = ("mode", "dataset", "run_dir", "use_cuda", "workers", "seed", "num_children", "child_epochs", "architecture")
-FLAGS = [f"--{name}" for name in NAMES]
+FLAGS = [f"--{name}" for name in vars(train.parse_arguments([]))]
+VALUES = (
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1",
+    "1e999",
+    "2.5",
+    "",
+    "True",
+    "generate",
+    "MNIST",
+    "k5f16p0-k5f32p1",
+    "k5f16p0-",
+    "é",
+)
 
 
-@given(st.lists(st.sampled_from(FLAGS) | st.text(max_size=8), max_size=6))
+@given(st.lists(st.sampled_from(FLAGS) | st.sampled_from(VALUES) | st.text(max_size=8), max_size=6))
+@example(["a\nb"])
 @settings(max_examples=300, deadline=None)
 def test_any_flags_are_taken_or_refused_in_one_line(arguments):
+    errors = io.StringIO()
     try:
-        train.parse_arguments(arguments)
+        with contextlib.redirect_stderr(errors):
+            train.parse_arguments(arguments)
     except SystemExit as stopped:
         assert stopped.code in (0, 2)
+        assert stopped.code == 0 or len(errors.getvalue().splitlines()) == 1
 
 
 def test_files_from_strangers_run_no_code(tmp_path):

@@ -218,6 +218,31 @@ def test_evaluate_takes_the_best_of_an_unfinished_search_and_says_so(stand_in, m
     assert f"is not finished: best of {len(rows)} children" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("best", ["[]", "x", '{"children": 12}', '{"children": 12, "architecture": 5}', "\\xff"])
+def test_nonsense_in_best_json_is_one_line(stand_in, capsys, best):
+    stand_in("--num_children", "12")
+    Path("runs/mnist/best.json").write_bytes(best.encode().decode("unicode_escape").encode("latin1"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        stand_in("--mode", "evaluate")
+    assert stopped.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", ["children.jsonl", "finalists.jsonl"])
+def test_a_row_of_no_child_of_this_search_stops_it(stand_in, capsys, file):
+    stand_in("--num_children", "12")
+    path = Path("runs/mnist", file)
+    row = json.loads(path.read_text().splitlines()[0]) | {"child": 500}
+    path.write_text(path.read_text() + json.dumps(row) + "\n")
+    before = {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        stand_in("--num_children", "12")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and f"{file}: child 500" in error and len(error.strip().splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
+
+
 def test_other_flags_in_a_run_folder_are_named_and_nothing_is_touched(stand_in, capsys):
     stand_in("--num_children", "10")
     capsys.readouterr()
