@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -20,44 +21,29 @@ from controller import Controller
 Actions = tuple[int, ...]
 
 
+@dataclass(eq=False)
 class PolicyGradient:
     """Search with the policy gradient; `evaluate` is called once per distinct action sequence, in order of sampling.
 
-    `evaluate(actions)` returns a reward on any real scale, or a `Future` of one. Settings:
-    `children_per_update` (m in §3.2, duplicates included); `update_lag` (a batch is sampled from the policy as it was
-    `update_lag` updates earlier, so that `update_lag + 1` batches are under way); `lr` of Adam; `entropy_weight`
-    (of the summed entropy in nats, times the share of the latest batch that was known already: a policy that finds new
-    sequences is left alone, one that repeats itself is widened; not in the paper); `baseline_decay` of the moving
-    average; `reward_scale` (`rank`: a reward becomes its rank among all children met so far, -1 worst to 1 best;
-    `none`: as it is); `patience` (batches in a row without a new sequence after which the policy counts as collapsed);
-    `seed` of the sampling.
+    `evaluate(actions)` returns a reward on any real scale, or a `Future` of one.
     """
 
-    def __init__(
-        self,
-        controller: Controller,
-        evaluate: Callable[[Actions], float | Future],
-        *,
-        children_per_update: int = 5,
-        update_lag: int = 1,
-        lr: float = 0.02,
-        entropy_weight: float = 0.3,
-        baseline_decay: float = 0.5,
-        reward_scale: str = "rank",
-        patience: int = 200,
-        seed: int = 0,
-    ) -> None:
-        self.controller = controller
-        self.evaluate = evaluate
-        self.children_per_update = children_per_update
-        self.update_lag = update_lag
-        self.entropy_weight = entropy_weight
-        self.baseline_decay = baseline_decay
-        self.reward_scale = reward_scale
-        self.patience = patience
-        self.optimizer = torch.optim.Adam(controller.parameters(), lr=lr, betas=(0.9, 0.9))  # steady after a jump
-        self.generator = torch.Generator().manual_seed(seed)
+    controller: Controller
+    evaluate: Callable[[Actions], float | Future]
+    _: KW_ONLY
+    children_per_update: int = 5  # m in §3.2, duplicates included
+    update_lag: int = 1  # a batch is sampled from the policy so many updates back: update_lag + 1 are under way
+    lr: float = 0.02  # of Adam
+    entropy_weight: float = 0.3  # of the entropy bonus in nats, times the share of repeats; not in the paper
+    baseline_decay: float = 0.5  # of the moving average, per update
+    reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
+    patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
+    seed: int = 0  # of the sampling
 
+    def __post_init__(self) -> None:
+        # A short second decay keeps steps small where gradients suddenly grow.
+        self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.lr, betas=(0.9, 0.9))
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.results: dict[Actions, float | Future] = {}  # every distinct sequence sampled so far
         self.rewards: list[float] = []  # as met in the updates, duplicates included
         self.weights: list[float] = []  # of each of them in the moving average
@@ -131,7 +117,11 @@ class PolicyGradient:
         }
 
     def loss(self, actions: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
-        """REINFORCE loss with entropy bonus (§3.2; the bonus is not in the paper) and the mean entropy in nats."""
+        """REINFORCE loss with entropy bonus (§3.2; the bonus is not in the paper) and the mean entropy in nats.
+
+        A policy that still finds new sequences is left alone, one that repeats itself is widened: it can exploit what
+        it has learned, and does not collapse.
+        """
         _, log_prob, entropy = self.controller(actions)  # (m, T), (m, T)
         entropy_weight = self.entropy_weight * self.repeats
         loss = -(advantage * log_prob.sum(1)).mean() - entropy_weight * entropy.sum(1).mean()
