@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
 
 
@@ -21,11 +21,15 @@ class Rollout(NamedTuple):
     entropy: Tensor  # (n, T) entropy of pi(. | a_<t), in nats
 
 
+ANCHOR = 0  # in the place of a number of choices: an anchor point
+
+
 class Controller(nn.Module):
-    """Autoregressive LSTM policy over sequences of T discrete choices (§3.1).
+    """Autoregressive LSTM policy over sequences of T discrete choices (§3.1), with anchor points (§3.3).
 
     `num_choices[t]` is the number of choices at step t. Steps with the same entry in `names` share their output
-    head and their embedding, so that depth can grow; without `names` every step has its own.
+    head and their embedding, so that depth can grow; without `names` every step has its own. A step of `ANCHOR` choices
+    ends a layer: one binary token for each earlier anchor point says whether that layer is an input of this one.
     """
 
     def __init__(
@@ -40,41 +44,71 @@ class Controller(nn.Module):
         if any(choices_of[name] != n for name, n in zip(self.names, self.num_choices, strict=True)):
             raise ValueError("steps of the same name must have the same number of choices")
 
+        choices_of = {name: n for name, n in choices_of.items() if n != ANCHOR}
         self.first_input = nn.Parameter(torch.empty(hidden_size))
         self.cells = nn.ModuleList(nn.LSTMCell(hidden_size, hidden_size) for _ in range(num_layers))
         self.embeddings = nn.ModuleDict({name: nn.Embedding(n, hidden_size) for name, n in choices_of.items()})
         self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, n) for name, n in choices_of.items()})
+        if ANCHOR in self.num_choices:
+            self.w_prev, self.w_curr = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(2))
+            self.v = nn.Linear(hidden_size, 1, bias=False)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)  # §4.1; the first policy is nearly uniform
 
+    @property
+    def token_choices(self) -> tuple[int, ...]:
+        """The number of choices of each of the T tokens: those of the steps, an anchor point's written out."""
+        tokens, anchors = [], 0
+        for n in self.num_choices:
+            tokens += [n] if n != ANCHOR else [2] * anchors
+            anchors += n == ANCHOR
+        return tuple(tokens)
+
     def forward(
         self,
-        actions: Tensor | None = None,  # (n, T)
+        actions: Tensor | None = None,
         num_samples: int = 1,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
+        num_steps: int | None = None,
     ) -> Rollout:
-        """Score the given `actions`, or sample `num_samples` new ones: one path for both."""
+        """Score `actions` (n, T), or sample `num_samples` sequences over the first `num_steps`: one path for both."""
         n = num_samples if actions is None else len(actions)
         x = self.first_input.expand(n, -1)  # (n, H)
         states = [(torch.zeros_like(x), torch.zeros_like(x)) for _ in self.cells]
-        chosen, log_prob, entropy = [], [], []
-        for t, name in enumerate(self.names):
+        anchors = x.new_zeros(n, 0, x.shape[1])  # (n, anchor points so far, H)
+        chosen, log_prob, entropy, t = [], [], [], 0
+        for name, choices in list(zip(self.names, self.num_choices, strict=True))[:num_steps]:
+            if actions is not None and t == actions.shape[1]:
+                break
             for layer, cell in enumerate(self.cells):
                 states[layer] = cell(x, states[layer])
                 x = states[layer][0]  # (n, H)
-            policy = Categorical(logits=self.heads[name](x))  # (n, num_choices[t])
-            # Categorical.sample() takes no generator
-            action = torch.multinomial(policy.probs, 1, generator=generator)[:, 0] if actions is None else actions[:, t]
+            if choices == ANCHOR:
+                score = self.v(torch.tanh(self.w_prev(anchors) + self.w_curr(x)[:, None]))  # (n, k, 1)
+                logits = torch.cat([torch.zeros_like(score), score], 2)  # (n, k, 2): sigmoid(score) to choose 1
+            else:
+                logits = self.heads[name](x)[:, None]  # (n, 1, choices)
+            k = logits.shape[1]  # tokens of this step: none at the first anchor point, which Categorical can't check
+            policy = Categorical(logits=logits, validate_args=k > 0)
+            if actions is None:  # Categorical.sample() takes no generator
+                action = torch.multinomial(policy.probs.flatten(0, 1), 1, generator=generator).view(n, k)
+            else:
+                action = actions[:, t : t + k]
+            t += k
             chosen.append(action)
             log_prob.append(policy.log_prob(action))
             entropy.append(policy.entropy())
-            x = self.embeddings[name](action)  # the chosen token is the next input
-        return Rollout(torch.stack(chosen, 1), torch.stack(log_prob, 1), torch.stack(entropy, 1))
+            if choices == ANCHOR:  # the next input is the mean of the chosen anchor points' states
+                mean = (action[:, :, None] * anchors).sum(1) / action.sum(1, keepdim=True).clamp(min=1)
+                anchors, x = torch.cat([anchors, x[:, None]], 1), mean
+            else:
+                x = self.embeddings[name](action[:, 0])  # the chosen token is the next input
+        return Rollout(torch.cat(chosen, 1), torch.cat(log_prob, 1), torch.cat(entropy, 1))
 
     @torch.no_grad()
     def preferences(self, num_samples: int = 256, seed: int = 0) -> list[list[float]]:
         """Share of each choice at each step, T lists of num_choices[t], among `num_samples` fresh samples."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = Generator().manual_seed(seed)
         actions = self(num_samples=num_samples, generator=generator).actions
-        counts = (torch.bincount(actions[:, t], minlength=n) for t, n in enumerate(self.num_choices))
+        counts = (torch.bincount(actions[:, t], minlength=n) for t, n in enumerate(self.token_choices))
         return [(count / num_samples).tolist() for count in counts]

@@ -87,11 +87,6 @@ class SearchSpace:
         per_layer = len(LAYER_DECISIONS)
         return Architecture(tuple(Layer(*values[i : i + per_layer]) for i in range(0, len(values), per_layer)))
 
-    def encode(self, architecture: Architecture) -> tuple[int, ...]:
-        """The T choice indices that describe an architecture: the inverse of `decode`."""
-        values = [value for layer in architecture.layers for value in (layer.kernel, layer.filters, layer.padding)]
-        return tuple(decision.choices.index(value) for decision, value in zip(self.decisions, values, strict=True))
-
 
 class Child(nn.Module):
     """The network an architecture describes: [conv, max-pool 2, ReLU] per layer, linear 84, ReLU, linear.

@@ -38,6 +38,7 @@ class PolicyGradient:
     baseline_decay: float = 0.5  # of the moving average, per update
     reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
     patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
+    num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
     seed: int = 0  # of the sampling
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class PolicyGradient:
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        if len(self.results) == math.prod(self.controller.num_choices):
+        if len(self.results) == math.prod(self.controller.token_choices):
             return f"the space is exhausted: all {len(self.results)} architectures were evaluated"
         if self.batches_without_new >= self.patience:
             return f"the policy has collapsed: {self.patience} updates in a row sampled nothing new"
@@ -82,9 +83,10 @@ class PolicyGradient:
 
     def _sample_batch(self, num_children: int) -> tuple[Tensor, list]:
         """Sample m action sequences and start evaluating the new ones; cut where the budget is met."""
-        with torch.no_grad():
-            actions = self.controller(num_samples=self.children_per_update, generator=self.generator).actions  # (m, T)
         known, results = len(self.results), []
+        num_steps = self.num_steps(known) if self.num_steps else None
+        with torch.no_grad():
+            actions = self.controller(None, self.children_per_update, self.generator, num_steps).actions  # (m, T)
         for sequence in map(tuple, actions.tolist()):
             if sequence not in self.results:
                 self.results[sequence] = self.evaluate(sequence)

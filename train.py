@@ -126,13 +126,8 @@ def train_finalists(
 def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
     """The controller of a search; for random search one whose policy is, and stays, exactly uniform."""
     torch.manual_seed(args.seed)
-    decisions = space.decisions
-    controller = Controller(
-        num_choices=[len(decision.choices) for decision in decisions],
-        names=[decision.name for decision in decisions],
-        hidden_size=args.hidden_size,
-        num_layers=args.controller_layers,
-    )
+    num_choices, names = [len(d.choices) for d in space.decisions], [d.name for d in space.decisions]
+    controller = Controller(num_choices, names, args.hidden_size, args.controller_layers)
     if args.strategy == "random":
         for parameter in controller.parameters():
             torch.nn.init.zeros_(parameter)
@@ -172,7 +167,8 @@ def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ra
 
     rebuild = {"num_choices": controller.num_choices, "names": controller.names}
     rebuild |= {"hidden_size": args.hidden_size, "num_layers": args.controller_layers}
-    save_torch(args.run_dir / "controller.pt", rebuild | {"state_dict": controller.state_dict()})
+    rebuild["state_dict"] = controller.state_dict()
+    utils.write_atomically(args.run_dir / "controller.pt", as_bytes(rebuild))
     best = {key: ranking[0][key] for key in ("architecture", "val_accuracy", "child", "parameters")}
     best |= {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
     best["chosen_by"] = f"highest validation accuracy of {len(rows)} children, of equal ones the earliest"
@@ -220,8 +216,7 @@ def evaluate(args: argparse.Namespace) -> None:
     test, _ = utils.load_images(args.dataset, args.data_dir, train=False)
     train = Images(*(tensor[: args.train_images] for tensor in train))
     recipe = replace(EVALUATION, epochs=args.eval_epochs)
-    shape = {"image_shape": tuple(train.pixels.shape[1:]), "num_classes": num_classes}
-    size = print_network(architecture, **shape)
+    size = print_network(architecture, tuple(train.pixels.shape[1:]), num_classes)
     print(f"training it on {len(train.labels):,} images: {args.num_seeds} seeds, {args.eval_epochs:g} epochs each")
 
     seeds = [utils.child_seed(args.seed + i, str(architecture)) for i in range(args.num_seeds)]
@@ -238,9 +233,7 @@ def evaluate(args: argparse.Namespace) -> None:
     result |= {"recipe": asdict(recipe), "device": device} | utils.environment()
     args.run_dir.mkdir(parents=True, exist_ok=True)
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
-    weights = torch.load(io.BytesIO(finals[0]["weights"]), weights_only=True)
-    saved = {"architecture": str(architecture), "state_dict": weights} | shape
-    save_torch(args.run_dir / f"best_child{suffix}.pt", saved)
+    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
     print(f"time                {duration(result['seconds'])}")
     files = f"evaluation{suffix}.json, best_child{suffix}.pt (the first seed's weights)"
     print(f"files               {args.run_dir}/{files}")
@@ -279,9 +272,9 @@ def final_child(data: tuple, architecture: Architecture, recipe: Recipe, index: 
     """Runs in a worker process: train a child on all training images and measure it on the test images."""
     train, test, num_classes, images_seen = data
     trained = train_child(architecture, train, test, num_classes, recipe, seed, device, images_seen[index])
-    weights = io.BytesIO()  # as bytes, because a tensor's shared memory would end with its process
-    torch.save(trained.child.cpu().state_dict(), weights)
-    return {"top1": trained.accuracy, "top5": trained.top5_accuracy, "weights": weights.getvalue()}
+    saved = {"architecture": str(architecture), "state_dict": trained.child.cpu().state_dict()}
+    saved |= {"image_shape": tuple(train.pixels.shape[1:]), "num_classes": num_classes}
+    return {"top1": trained.accuracy, "top5": trained.top5_accuracy, "saved": as_bytes(saved)}
 
 
 def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
@@ -338,11 +331,11 @@ def in_shared_memory(data: tuple) -> tuple:
     return data
 
 
-def save_torch(path: Path, value: dict) -> None:
-    """`torch.save`, atomically."""
+def as_bytes(value: dict) -> bytes:
+    """What `torch.save` would write."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    utils.write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def duration(seconds: float) -> str:

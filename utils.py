@@ -54,10 +54,7 @@ def load_images(name: str, data_dir: str, train: bool) -> tuple[Images, int]:
 
     dataset_class = getattr(torchvision.datasets, name)
     try:
-        try:
-            dataset = dataset_class(data_dir, train=train, download=False)
-        except RuntimeError:  # not there
-            dataset = dataset_class(data_dir, train=train, download=True)
+        dataset = dataset_class(data_dir, train=train, download=True)  # only what is not there yet
     except (RuntimeError, ValueError, EOFError, urllib.error.URLError, OSError) as error:
         place = Path(data_dir, name, "raw") if name != "CIFAR10" else Path(data_dir)
         what = ", ".join(f"{file}.gz" for file in IDX_FILES) if name != "CIFAR10" else "cifar-10-python.tar.gz"

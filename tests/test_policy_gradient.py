@@ -7,12 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 import torch
 
-from controller import Controller
+from controller import ANCHOR, Controller
 from policy_gradient import PolicyGradient
 
 NUM_CHOICES = (3, 2, 3)
 ALL_ACTIONS = torch.tensor(list(itertools.product(*map(range, NUM_CHOICES))))  # (18, 3)
-REWARD = torch.linspace(-1, 2, len(ALL_ACTIONS), dtype=torch.float64).sin() * 3  # (18,)
 
 
 def tiny(num_choices=NUM_CHOICES, seed=0, **kwargs) -> Controller:
@@ -25,8 +24,8 @@ def gradient(controller: Controller, value: torch.Tensor) -> torch.Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
-def far_from_uniform() -> Controller:
-    controller = tiny().double()
+def far_from_uniform(num_choices=NUM_CHOICES) -> Controller:
+    controller = tiny(num_choices).double()
     for parameter in controller.parameters():
         torch.nn.init.normal_(parameter)
     return controller
@@ -35,16 +34,19 @@ def far_from_uniform() -> Controller:
 # --- the update ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("num_choices", [NUM_CHOICES, (3, ANCHOR, 2, ANCHOR, 2, ANCHOR)], ids=["tokens", "anchors"])
 @pytest.mark.parametrize("baseline", [0.0, 0.7, -20.0])
-def test_expected_reinforce_gradient_is_the_gradient_of_the_exact_expected_reward(baseline):
+def test_expected_reinforce_gradient_is_the_gradient_of_the_exact_expected_reward(baseline, num_choices):
     """Averaged over all sequences, weighted by their probabilities; a baseline changes nothing in expectation."""
-    controller = far_from_uniform()
-    probability = controller(ALL_ACTIONS).log_prob.sum(1).exp()
-    exact = gradient(controller, -(probability * REWARD).sum())
+    controller = far_from_uniform(num_choices)
+    sequences = torch.tensor(list(itertools.product(*map(range, controller.token_choices))))
+    rewards = torch.linspace(-1, 2, len(sequences), dtype=torch.float64).sin() * 3
+    probability = controller(sequences).log_prob.sum(1).exp()
+    exact = gradient(controller, -(probability * rewards).sum())
 
     policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.0)
     expected = torch.zeros_like(exact)
-    for actions, reward, p in zip(ALL_ACTIONS, REWARD, probability.tolist(), strict=True):
+    for actions, reward, p in zip(sequences, rewards, probability.tolist(), strict=True):
         loss, _ = policy_gradient.loss(actions[None], reward[None] - baseline)
         expected += p * gradient(controller, loss)
     assert exact.norm() > 0.1
@@ -214,6 +216,20 @@ def test_a_policy_that_repeats_itself_is_widened_until_it_finds_something_new():
     """The reward leads to one sequence of 64; a search for half of them still gets there, without collapsing."""
     calls, _, policy_gradient = record_search(32, evaluate=lambda actions: sum(actions) / 9, patience=50)
     assert len(calls) == 32 and (3, 3, 3) in calls and policy_gradient.stopped_early is None
+
+
+def test_depth_grows_with_the_children_and_the_weights_are_carried_over():
+    controller = tiny((3, ANCHOR) * 4, names=("a", "anchor") * 4)
+    calls = []
+    search = PolicyGradient(
+        controller,
+        lambda actions: calls.append(actions) or sum(actions),
+        num_steps=lambda children: 4 if children < 12 else 8,
+    )
+    list(search.search(40))
+    lengths = [len(actions) for actions in calls]
+    assert lengths == sorted(lengths) and set(lengths) == {3, 10}  # 3, 3, skip; then four layers and six skips
+    assert 12 <= lengths.count(3) < 12 + 5 and len(set(calls)) == 40
 
 
 def test_errors_of_evaluate_reach_the_caller():
