@@ -66,17 +66,7 @@ def generate(args: argparse.Namespace) -> None:
             bar.update()
             return row["reward"]
 
-        policy_gradient = PolicyGradient(
-            controller,
-            evaluate,
-            children_per_update=args.children_per_update,
-            update_lag=args.update_lag,
-            lr=args.controller_lr if args.strategy == "reinforce" else 0.0,
-            entropy_weight=args.entropy_weight,
-            baseline_decay=args.baseline_decay,
-            reward_scale=args.reward_scale,
-            seed=args.seed,
-        )
+        policy_gradient = make_policy_gradient(args, controller, evaluate)
         shares = []
         with event_writer(args.run_dir) as events:
             for metrics in policy_gradient.search(args.num_children):
@@ -132,6 +122,13 @@ def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
         for parameter in controller.parameters():
             torch.nn.init.zeros_(parameter)
     return controller
+
+
+def make_policy_gradient(args: argparse.Namespace, controller: Controller, evaluate: Callable) -> PolicyGradient:
+    """The search that the flags describe; for random search one that learns nothing."""
+    names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "seed")
+    lr = args.controller_lr if args.strategy == "reinforce" else 0.0
+    return PolicyGradient(controller, evaluate, lr=lr, **{name: getattr(args, name) for name in names})
 
 
 def attempt(workers: Workers, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:

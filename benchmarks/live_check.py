@@ -17,8 +17,7 @@ import torch
 from benchmarks.common import RESULTS
 from benchmarks.enumerate_space import SEEDS, TABLE
 from model import SearchSpace
-from policy_gradient import PolicyGradient
-from train import count_finalists, make_controller, parse_arguments
+from train import count_finalists, make_controller, make_policy_gradient, parse_arguments
 from utils import environment, read_json, read_ledger, write_json
 
 
@@ -35,17 +34,7 @@ def check(run_dir: Path, table: dict[str, dict]) -> dict:
         return order[text] ** args.reward_exponent
 
     torch.set_num_threads(1)
-    search = PolicyGradient(
-        make_controller(args, space),
-        evaluate,
-        children_per_update=args.children_per_update,
-        update_lag=args.update_lag,
-        lr=args.controller_lr,
-        entropy_weight=args.entropy_weight,
-        baseline_decay=args.baseline_decay,
-        reward_scale=args.reward_scale,
-        seed=args.seed,
-    )
+    search = make_policy_gradient(args, make_controller(args, space), evaluate)
     for _ in search.search(args.num_children):
         pass
     rows, _ = read_ledger(run_dir / "children.jsonl")

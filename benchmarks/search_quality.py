@@ -30,8 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS
 from controller import Controller
-from policy_gradient import PolicyGradient
-from train import count_finalists, parse_arguments
+from train import count_finalists, make_policy_gradient, parse_arguments
 from utils import environment, usable_cores, write_json
 
 BUDGETS = (25, 50, 100, 200)
@@ -114,17 +113,8 @@ def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "")
     controller = Controller(observed.table.num_choices, observed.table.names, args.hidden_size, args.controller_layers)
     if len(set(observed.table.names)) == len(observed.table.names):
         controller = Controller(observed.table.num_choices, None, args.hidden_size, args.controller_layers)
-    search = PolicyGradient(
-        controller,
-        lambda actions: observed(actions) ** args.reward_exponent,
-        children_per_update=args.children_per_update,
-        update_lag=args.update_lag,
-        lr=args.controller_lr,
-        entropy_weight=args.entropy_weight,
-        baseline_decay=args.baseline_decay,
-        reward_scale=args.reward_scale,
-        seed=seed,
-    )
+    args.seed = seed
+    search = make_policy_gradient(args, controller, lambda actions: observed(actions) ** args.reward_exponent)
     modes, entropy, budgets, grid = {}, [], list(BUDGETS), list(GRID)
     for metrics in search.search(budget):
         while grid and len(observed.seen) >= grid[0]:
