@@ -71,6 +71,11 @@ class Search:
         return found
 
 
+def blocks_sigint(pid: int) -> bool:
+    blocked = re.search("SigBlk:\\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return bool(int(blocked, 16) >> (signal.SIGINT - 1) & 1)
+
+
 def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -163,6 +168,7 @@ def test_no_process_outlives_the_search(tmp_path, signal_number, code, seconds):
     search.wait_until(lambda: len(search.workers()) == 2)
     time.sleep(seconds)
     workers = search.workers()
+    assert all(blocks_sigint(pid) for pid in workers)  # or Ctrl-C would end them with a traceback each
     if signal_number == signal.SIGINT:
         os.killpg(search.process.pid, signal_number)  # Ctrl-C reaches the whole group
     else:
