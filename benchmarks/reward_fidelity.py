@@ -10,6 +10,7 @@ s`), results/reward_fidelity.json (correlations) and results/reward_fidelity.png
 import argparse
 import csv
 import io
+import sys
 from concurrent.futures import as_completed
 
 import matplotlib
@@ -33,7 +34,10 @@ FILE = RESULTS / "reward_fidelity.csv"
 
 def chosen() -> list[dict]:
     """Every 18th network of the table by mean validation accuracy, the best first, with empty final accuracies."""
-    rows = sorted(csv.DictReader(TABLE.open()), key=lambda row: -float(row["val_mean"]))
+    rows = list(csv.DictReader(TABLE.open()))
+    if not all(row[f"val_{s}"] for row in rows for s in SEEDS):
+        sys.exit(f"{TABLE} is not complete: run python -m benchmarks.enumerate_space first")
+    rows.sort(key=lambda row: -float(row["val_mean"]))
     places = ((np.arange(ARCHITECTURES) + 0.5) * len(rows) / ARCHITECTURES).astype(int)
     columns = ("architecture", *(f"val_{s}" for s in SEEDS), "val_mean", "test_mean")
     return [{"rank": place + 1} | {c: rows[place][c] for c in columns} for place in places]

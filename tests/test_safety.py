@@ -25,6 +25,17 @@ ROOT = Path(__file__).parent.parent
 STAND_IN, REAL = ROOT / "tests" / "stand_in.py", ROOT / "train.py"
 
 
+started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on_after_a_test():
+    """A test that fails must not leave its search running."""
+    yield
+    while started:
+        started.pop().kill()
+
+
 class Search:
     """A search in a process group of its own, as a terminal starts it."""
 
@@ -34,6 +45,7 @@ class Search:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
         )
+        started.append(self.process)
 
     def num_rows(self) -> int:
         """Of children and finalists."""
