@@ -416,7 +416,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
     add("--num_layers", type=size, default=2, help="convolutions in a child; 2 is the original space")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
-    add("--num_finalists", type=number(int, 0), default=10, help="best children, trained once more; a tenth at most")
+    add("--num_finalists", type=number(int, 0), default=20, help="best children, trained once more; a tenth at most")
     add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
     add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
 

@@ -130,7 +130,7 @@ def test_killed_at_30_random_points_a_search_ends_as_if_undisturbed(tmp_path):
     os.kill(search.process.pid, signal.SIGKILL)
     assert search.end()[0] == -9
     code, output, _ = Search(tmp_path / "killed", *flags).end()
-    assert code == 0 and "150 trained, the best 10 twice (0 failed)" in output
+    assert code == 0 and "150 trained, the best 15 twice (0 failed)" in output
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
 
 
