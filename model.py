@@ -7,7 +7,7 @@ trained = train_child(architecture, train, validation, num_classes=10, recipe=Re
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,21 +22,33 @@ class Decision(NamedTuple):
     choices: tuple[int, ...]
 
 
-LAYER_DECISIONS = (
+ORIGINAL = (  # one layer of the original system
     Decision("kernel", (3, 5, 7)),  # pixels, square
     Decision("filters", (8, 16, 32)),
     Decision("padding", (0, 1, 2)),  # pixels on each side
 )
+HEIGHT, WIDTH, FILTERS = (1, 3, 5, 7), (1, 3, 5, 7), (24, 36, 48, 64)  # one layer of the paper (§4.1)
+STRIDES = (1, 2, 3)
+ANCHOR_POINT = Decision("anchor", ())  # which of the earlier layers are inputs of this one (§3.3)
 
 
 @dataclass(frozen=True)
 class Layer:
-    kernel: int
+    """A convolution: `k5f16p0` in the original space, such as `c3x5f36s2x1i1.2` in the paper's."""
+
+    height: int
+    width: int
     filters: int
-    padding: int
+    padding: int | None = None  # pixels on each side; None, in the paper's space: half the filter, which keeps the size
+    stride: tuple[int, int] = (1, 1)
+    inputs: tuple[int, ...] = ()  # the paper's space: numbers of earlier layers, from 1; none means the image
 
     def __str__(self) -> str:
-        return f"k{self.kernel}f{self.filters}p{self.padding}"
+        if self.padding is not None:
+            return f"k{self.height}f{self.filters}p{self.padding}"
+        stride = "" if self.stride == (1, 1) else "s{}x{}".format(*self.stride)
+        inputs = "i" + ".".join(map(str, self.inputs)) if self.inputs else ""
+        return f"c{self.height}x{self.width}f{self.filters}{stride}{inputs}"
 
 
 @dataclass(frozen=True)
@@ -49,23 +61,40 @@ class Architecture:
         return "-".join(map(str, self.layers))
 
 
+ORIGINAL_LAYER = re.compile("k([0-9]{1,9})f([0-9]{1,9})p([0-9]{1,9})")
+PAPER_LAYER = re.compile(
+    "c([0-9]{1,9})x([0-9]{1,9})f([0-9]{1,9})(?:s([0-9]{1,9})x([0-9]{1,9}))?(?:i([0-9]{1,9}(?:[.][0-9]{1,9})*))?"
+)
+
+
 def parse_architecture(text: str) -> Architecture:
     """Read an architecture's text form; ValueError for a text that no space of this program can write."""
     layers = []
-    for part in text.split("-"):
-        match = re.fullmatch(r"k([0-9]{1,9})f([0-9]{1,9})p([0-9]{1,9})", part)
+    pattern = PAPER_LAYER if text.startswith("c") else ORIGINAL_LAYER
+    for number, part in enumerate(text.split("-"), start=1):
+        match = pattern.fullmatch(part)
         if match is None:
-            raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1")
-        layer = Layer(*map(int, match.groups()))
-        for decision in LAYER_DECISIONS:
-            value = getattr(layer, decision.name)
-            if value not in decision.choices:
-                choices = ", ".join(map(str, decision.choices))
-                raise ValueError(
-                    f"{text!r} is outside the search space: {decision.name} {value} is not one of {choices}"
-                )
-        if str(layer) != part:
-            raise ValueError(f"{text!r} is not an architecture: write {part} as {layer}")
+            raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
+        if pattern is ORIGINAL_LAYER:
+            kernel, filters, padding = map(int, match.groups())
+            layer = Layer(kernel, kernel, filters, padding)
+            values = [(d.name, value, d.choices) for d, value in zip(ORIGINAL, (kernel, filters, padding), strict=True)]
+        else:
+            *sizes, inputs = match.groups()
+            height, width, filters, *stride = (int(size or 1) for size in sizes)
+            layer = Layer(
+                height, width, filters, None, tuple(stride), tuple(int(i) for i in (inputs or "").split(".") if i)
+            )
+            values = [("height", height, HEIGHT), ("width", width, WIDTH), ("filters", filters, FILTERS)]
+            values += [("stride", size, STRIDES) for size in stride]
+            values += [("input", i, range(1, number)) for i in layer.inputs]
+        for name, value, choices in values:
+            if value not in choices:
+                listed = ", ".join(map(str, choices)) or "an earlier layer"
+                raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
+        canonical = replace(layer, inputs=tuple(sorted(set(layer.inputs))))
+        if str(canonical) != part:
+            raise ValueError(f"{text!r} is not an architecture: write {part} as {canonical}")
         layers.append(layer)
     return Architecture(tuple(layers))
 
@@ -75,55 +104,104 @@ class SearchSpace:
     """All architectures of `num_layers` layers; the default one is the original system's, 3^6 = 729 networks."""
 
     num_layers: int = 2
+    paper: bool = False  # rectangular filters and skip connections (§3.1, §3.3)
+    strides: bool = False  # in the paper's space: predicted too, instead of fixed to 1
+
+    @property
+    def layer_decisions(self) -> tuple[Decision, ...]:
+        """The decisions of one layer in the order in which the controller makes them."""
+        if not self.paper:
+            return ORIGINAL
+        strides = (Decision("stride_height", STRIDES), Decision("stride_width", STRIDES)) if self.strides else ()
+        return (
+            Decision("height", HEIGHT),
+            Decision("width", WIDTH),
+            *strides,
+            Decision("filters", FILTERS),
+            ANCHOR_POINT,
+        )
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The decisions in the order in which the controller makes them, T = 3 per layer."""
-        return LAYER_DECISIONS * self.num_layers
+        """The decisions of all layers."""
+        return self.layer_decisions * self.num_layers
 
     def decode(self, actions: Sequence[int]) -> Architecture:
-        """The architecture that T choice indices describe."""
-        values = [decision.choices[a] for decision, a in zip(self.decisions, actions, strict=True)]
-        per_layer = len(LAYER_DECISIONS)
-        return Architecture(tuple(Layer(*values[i : i + per_layer]) for i in range(0, len(values), per_layer)))
+        """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
+        layers, actions = [], list(actions)
+        while actions:
+            decisions = [decision for decision in self.layer_decisions if decision != ANCHOR_POINT]
+            chosen, actions = actions[: len(decisions)], actions[len(decisions) :]
+            values = {d.name: d.choices[a] for d, a in zip(decisions, chosen, strict=True)}
+            if self.paper:
+                stride = values.get("stride_height", 1), values.get("stride_width", 1)
+                skips, actions = actions[: len(layers)], actions[len(layers) :]
+                inputs = tuple(number for number, chosen in enumerate(skips, start=1) if chosen)
+                layers.append(Layer(values["height"], values["width"], values["filters"], None, stride, inputs))
+            else:
+                layers.append(Layer(values["kernel"], values["kernel"], values["filters"], values["padding"]))
+        return Architecture(tuple(layers))
 
 
 class Child(nn.Module):
-    """The network an architecture describes: [conv, max-pool 2, ReLU] per layer, linear 84, ReLU, linear.
+    """The network an architecture describes; `image_shape` is (C, H, W).
 
-    The pool is left out in the last layer and wherever the map is less than 8 pixels wide. `image_shape` is (C, H, W).
-    ValueError if a feature map would shrink below 1x1.
+    Original space: [conv, max-pool 2, ReLU] per layer, linear 84, ReLU, linear; the pool is left out in the last layer
+    and wherever the map is less than 8 pixels wide. Paper: [conv, batch norm, ReLU] per layer on the depth-wise
+    concatenation of its inputs, or on the image where it has none; then the outputs that no layer takes, global average
+    pooling, linear. Maps of different sizes are padded with zeros (§3.3). ValueError if a map would shrink below 1x1.
     """
 
     def __init__(self, architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList()
-        self.pools = []
-        channels, *size = image_shape
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        self.pools, self.inputs = [], []
+        self.paper = architecture.layers[0].padding is None
+        shapes = [image_shape]  # of the image and of each layer's output
         for i, layer in enumerate(architecture.layers):
-            size = [pixels + 2 * layer.padding - layer.kernel + 1 for pixels in size]
+            inputs = layer.inputs or (0,) if self.paper else (i,)
+            channels = sum(shapes[j][0] for j in inputs)
+            kernel, padding = (layer.height, layer.width), layer.padding
+            padding = (padding, padding) if padding is not None else (layer.height // 2, layer.width // 2)
+            size = [max(shapes[j][1 + axis] for j in inputs) for axis in range(2)]
+            size = [(size[a] + 2 * padding[a] - kernel[a]) // layer.stride[a] + 1 for a in range(2)]
             if min(size) < 1:
                 raise ValueError(f"{architecture}: the feature map of layer {i + 1} shrinks below 1x1")
-            self.convs.append(nn.Conv2d(channels, layer.filters, layer.kernel, padding=layer.padding))
-            pool = i < len(architecture.layers) - 1 and min(size) >= 8
+            self.convs.append(nn.Conv2d(channels, layer.filters, kernel, layer.stride, padding, bias=not self.paper))
+            self.norms.append(nn.BatchNorm2d(layer.filters) if self.paper else nn.Identity())
+            pool = not self.paper and i < len(architecture.layers) - 1 and min(size) >= 8
             self.pools.append(pool)
-            if pool:
-                size = [pixels // 2 for pixels in size]
-            channels = layer.filters
-        self.hidden = nn.Linear(channels * size[0] * size[1], 84)
-        self.classifier = nn.Linear(84, num_classes)
+            self.inputs.append(inputs)
+            shapes.append((layer.filters, *(pixels // 2 if pool else pixels for pixels in size)))
+        taken = {j for inputs in self.inputs for j in inputs}
+        self.outputs = [j for j in range(1, len(shapes)) if j not in taken]
+        features = sum(shapes[j][0] for j in self.outputs)
+        if not self.paper:
+            self.hidden = nn.Linear(features * shapes[-1][1] * shapes[-1][2], 84)
+        self.classifier = nn.Linear(features if self.paper else 84, num_classes)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of normalised float images (B, C, H, W)."""
-        x = images
-        for conv, pool in zip(self.convs, self.pools, strict=True):
-            x = conv(x)
+        maps = [images]
+        for conv, norm, pool, inputs in zip(self.convs, self.norms, self.pools, self.inputs, strict=True):
+            x = norm(conv(concatenate([maps[j] for j in inputs])))
             if pool:
                 x = F.max_pool2d(x, 2)  # before ReLU: the same result, a quarter of the work
-            x = F.relu(x)
+            maps.append(F.relu(x))
+        x = concatenate([maps[j] for j in self.outputs])
+        if self.paper:
+            return self.classifier(x.mean((2, 3)))
         x = x.permute(0, 2, 3, 1).flatten(1)  # (B, H * W * C), the order in memory: no copy
         return self.classifier(F.relu(self.hidden(x)))
+
+
+def concatenate(maps: list[Tensor]) -> Tensor:
+    """Feature maps (B, C_i, H_i, W_i) joined in depth, smaller ones padded with zeros below and to the right (§3.3)."""
+    if len(maps) == 1:
+        return maps[0]
+    height, width = (max(x.shape[axis] for x in maps) for axis in (2, 3))
+    return torch.cat([F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in maps], 1)
 
 
 class LayerSummary(NamedTuple):

@@ -4,17 +4,17 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller import Controller
 from model import (
-    LAYER_DECISIONS,
     Architecture,
     Child,
     Images,
-    Layer,
     Recipe,
     SearchSpace,
+    concatenate,
     orthogonalize,
     parse_architecture,
     random_shift,
@@ -24,8 +24,15 @@ from model import (
 )
 
 MIDDLE = parse_architecture("k5f16p0-k5f32p1")
-layers = st.builds(Layer, *(st.sampled_from(decision.choices) for decision in LAYER_DECISIONS))
-architectures = st.lists(layers, min_size=1, max_size=5).map(lambda chosen: Architecture(tuple(chosen)))
+spaces = st.builds(SearchSpace, st.integers(1, 6), st.booleans(), st.booleans())
+
+
+@st.composite
+def architectures(draw) -> Architecture:
+    """Any architecture of any space, from random actions."""
+    space = draw(spaces)
+    choices = Controller([len(d.choices) for d in space.decisions]).token_choices
+    return space.decode(draw(st.tuples(*(st.integers(0, n - 1) for n in choices))))
 
 
 def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, seed: int = 0) -> Images:
@@ -40,7 +47,7 @@ def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: in
 # --- text form and space ------------------------------------------------------------------------------------------
 
 
-@given(architectures)
+@given(architectures())
 def test_text_form_parses_back(architecture):
     assert parse_architecture(str(architecture)) == architecture
 
@@ -51,6 +58,16 @@ def test_the_default_space_has_729_networks_each_with_its_own_name():
     names = {str(space.decode(actions)) for actions in itertools.product(range(3), repeat=6)}
     assert len(names) == 729 and {"k3f8p0-k3f8p0", "k7f32p2-k7f32p2"} < names
     assert str(space.decode([1, 1, 0, 1, 2, 1])) == "k5f16p0-k5f32p1"
+
+
+def test_the_papers_space_by_hand():
+    """Tokens of a layer: height, width, filters, then a skip from each earlier layer; with strides, five and skips."""
+    space = SearchSpace(3, paper=True)
+    assert [decision.name for decision in space.decisions] == ["height", "width", "filters", "anchor"] * 3
+    assert str(space.decode([1, 2, 0, 0, 0, 3, 1, 3, 1, 1, 0, 1])) == "c3x5f24-c1x1f64i1-c7x3f36i2"
+    assert str(space.decode([1, 2, 0])) == "c3x5f24"  # a shallower network
+    space = SearchSpace(2, paper=True, strides=True)
+    assert str(space.decode([1, 1, 0, 2, 1, 2, 2, 0, 0, 0, 0])) == "c3x3f36s1x3-c5x5f24"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +85,16 @@ def test_the_default_space_has_729_networks_each_with_its_own_name():
         "k5f16p0 ",
         "k\u0665f16p0",
         "k5f16p0\n",
+        "c3x3",
+        "c2x3f36",
+        "c3x3f32",
+        "c3x3f36s4x1",
+        "c3x3f36s1x1",  # left out where both are 1
+        "c3x3f36i1",  # no layer before it
+        "c3x3f36-c3x3f36i2",  # not before it
+        "c3x3f36-c3x3f36-c3x3f36i2.1",
+        "c3x3f36-c3x3f36i1.1",
+        "c3x3f36-k5f16p0",
     ],
 )
 def test_other_texts_are_refused(text):
@@ -75,7 +102,7 @@ def test_other_texts_are_refused(text):
         parse_architecture(text)
 
 
-@given(st.text(alphabet="kfp-0123456789x", max_size=20))
+@given(st.text(alphabet="kfpcsi.-0123456789x", max_size=20))
 def test_any_text_is_an_architecture_that_prints_the_same_or_a_value_error(text):
     try:
         assert str(parse_architecture(text)) == text
@@ -117,6 +144,55 @@ def test_any_depth_channels_size_and_classes(text, shape):
 def test_no_pooling_in_the_last_layer_or_below_8_pixels():
     child = Child(parse_architecture("-".join(["k3f8p1"] * 6)), (1, 28, 28), 10)
     assert child.pools == [True, True, False, False, False, False]  # 28 -> 14 -> 7, and 7 stays
+
+
+def channels_in(child: Child) -> list[int]:
+    return [conv.in_channels for conv in child.convs]
+
+
+def test_repair_a_layer_without_input_takes_the_image():
+    child = Child(parse_architecture("c3x3f24-c3x3f36-c3x3f48i2"), (3, 16, 16), 10)
+    assert channels_in(child) == [3, 3, 36]
+
+
+def test_repair_outputs_that_no_layer_takes_go_to_the_classifier():
+    child = Child(parse_architecture("c3x3f24-c3x3f36-c3x3f48i2"), (3, 16, 16), 10)
+    assert child.outputs == [1, 3] and child.classifier.in_features == 24 + 48
+    child = Child(parse_architecture("c3x3f24-c3x3f36i1-c3x3f48i1.2"), (3, 16, 16), 10)
+    assert child.outputs == [3] and channels_in(child) == [3, 24, 24 + 36]
+
+
+def test_repair_smaller_maps_are_padded_with_zeros():
+    """16x16 stays; stride 2x3 makes 8x6 of it; both enter the third layer as 16x16."""
+    large, small = torch.ones(1, 2, 4, 4), 2 * torch.ones(1, 1, 2, 3)
+    joined = concatenate([large, small])
+    assert joined[0, :2].eq(1).all() and joined[0, 2].tolist() == [[2, 2, 2, 0], [2, 2, 2, 0], [0] * 4, [0] * 4]
+    child = Child(parse_architecture("c3x3f24-c3x3f36s2x3i1-c5x5f48i1.2"), (3, 16, 16), 10)
+    rows = summarize(child, (3, 16, 16))
+    assert [row.output_shape for row in rows] == [(24, 16, 16), (36, 8, 6), (48, 16, 16), (10,)]
+    assert channels_in(child)[2] == 24 + 36
+
+
+def test_the_papers_child_computes_what_its_description_says():
+    child = Child(parse_architecture("c3x1f24-c5x3f36i1-c1x1f24"), (1, 9, 9), 10).eval()
+    x = torch.randn(2, 1, 9, 9)
+    first, second, third = child.convs
+    one, three = (child.norms[i](torch.nn.functional.conv2d(x, conv.weight, padding=padding)).relu()
+                  for i, conv, padding in ((0, first, (1, 0)), (2, third, 0)))  # fmt: skip
+    two = child.norms[1](torch.nn.functional.conv2d(one, second.weight, padding=(2, 1))).relu()
+    expected = child.classifier(torch.cat([two, three], 1).mean((2, 3)))
+    torch.testing.assert_close(child(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@given(architectures())
+@settings(max_examples=50, deadline=None)
+def test_any_child_runs_or_names_the_layer_that_vanishes(architecture):
+    try:
+        child = Child(architecture, (1, 20, 20), 10)
+    except ValueError as error:
+        assert "shrinks below 1x1" in str(error)
+    else:
+        assert child.eval()(torch.zeros(1, 1, 20, 20)).shape == (1, 10)
 
 
 def test_a_map_that_vanishes_is_a_clear_error():
