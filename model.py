@@ -249,6 +249,15 @@ class Recipe:
     warmup: float = 0.2  # share of the steps in which lr rises; it falls to 0 after
     label_smoothing: float = 0.1
     shift: int = 0  # augmentation: images are moved by up to so many pixels in both directions
+    flip: bool = False  # augmentation: images are mirrored with probability 1/2
+    nesterov: float = 0.0  # momentum of SGD with a constant lr, instead of Adam and Muon
+    weight_decay: float = 0.0  # of SGD
+    best_of: int = 1  # the accuracy is the best one after each of the last so many epochs
+
+
+PAPER_RECIPE = Recipe(  # §4.1; the batch size is not in the paper
+    epochs=50, batch_size=128, lr=0.1, nesterov=0.9, weight_decay=1e-4, label_smoothing=0, shift=4, flip=True, best_of=5
+)
 
 
 class TrainedChild(NamedTuple):
@@ -280,15 +289,12 @@ def train_child(
         child = Child(architecture, tuple(train.pixels.shape[1:]), num_classes).to(device)
     generator = torch.Generator().manual_seed(seed)
     pixels, labels = train.pixels.to(device), train.labels.to(device)
-    filters = {conv.weight for conv in child.convs} if recipe.filter_lr else set()
-    others = [p for p in child.parameters() if p not in filters]
-    optimizers = [torch.optim.Adam(others, lr=recipe.lr, betas=recipe.betas, fused=True)]
-    if filters:
-        optimizers.append(Muon(filters, lr=recipe.filter_lr, momentum=recipe.momentum))
+    optimizers = make_optimizers(child, recipe)
 
     batch_size = min(recipe.batch_size, len(labels))
     steps_per_epoch = len(labels) // batch_size
     num_steps = max(1, round(recipe.epochs * steps_per_epoch))
+    measured = []
     for step in range(num_steps):
         if step % steps_per_epoch == 0:
             order = torch.randperm(len(labels), generator=generator).to(device)
@@ -297,19 +303,37 @@ def train_child(
         images = pixels[batch]
         if recipe.shift:
             images = random_shift(images, recipe.shift, generator)
+        if recipe.flip:
+            mirrored = torch.rand(len(images), generator=generator).to(device) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
         for optimizer in optimizers:
             group = optimizer.param_groups[0]
-            group["lr"] = optimizer.defaults["lr"] * one_cycle((step + 0.5) / num_steps, recipe.warmup)
+            if not recipe.nesterov:
+                group["lr"] = optimizer.defaults["lr"] * one_cycle((step + 0.5) / num_steps, recipe.warmup)
             optimizer.step()
             optimizer.zero_grad()
         if images_seen is not None:
             images_seen += batch_size
+        epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
+        if rest == 0 and epochs_left < recipe.best_of:
+            measured.append(measure(child, held_out, device))
 
-    accuracy, top5_accuracy = measure(child, held_out, device)
+    accuracy, top5_accuracy = max(measured)
     parameters = sum(p.numel() for p in child.parameters())
     return TrainedChild(child, accuracy, top5_accuracy, parameters, time.perf_counter() - started)
+
+
+def make_optimizers(child: Child, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """SGD for everything, or Muon for the filters of the convolutions and Adam for the rest."""
+    if recipe.nesterov:
+        settings = {"lr": recipe.lr, "momentum": recipe.nesterov, "weight_decay": recipe.weight_decay}
+        return [torch.optim.SGD(child.parameters(), nesterov=True, **settings)]
+    filters = {conv.weight for conv in child.convs} if recipe.filter_lr else set()
+    others = [p for p in child.parameters() if p not in filters]
+    optimizers: list = [torch.optim.Adam(others, lr=recipe.lr, betas=recipe.betas, fused=True)]
+    return [*optimizers, Muon(filters, lr=recipe.filter_lr, momentum=recipe.momentum)] if filters else optimizers
 
 
 class Muon(torch.optim.Optimizer):
@@ -372,8 +396,10 @@ def random_shift(pixels: Tensor, shift: int, generator: torch.Generator) -> Tens
 
 @torch.inference_mode()
 def measure(child: Child, images: Images, device: str = "cpu") -> tuple[float, float]:
-    """Top-1 and top-5 accuracy of a child, 0 to 1."""
+    """Top-1 and top-5 accuracy of a child, 0 to 1, with batch norm's running statistics."""
+    child.eval()
     logits = torch.cat([child(normalize(pixels.to(device))) for pixels in images.pixels.split(500)])
+    child.train()
     labels = images.labels.to(device)
     return top_k_accuracy(logits, labels, 1), top_k_accuracy(logits, labels, 5)
 
