@@ -60,6 +60,21 @@ class Architecture:
     def __str__(self) -> str:
         return "-".join(map(str, self.layers))
 
+    @property
+    def paper(self) -> bool:
+        return self.layers[0].padding is None
+
+    @property
+    def inputs(self) -> list[tuple[int, ...]]:
+        """What each layer takes: numbers of layers, 0 the image. In the original space the one before it."""
+        return [layer.inputs or (0,) if self.paper else (i,) for i, layer in enumerate(self.layers)]
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The layers that no layer takes: the classifier does (§3.3)."""
+        taken = {j for inputs in self.inputs for j in inputs}
+        return tuple(j for j in range(1, len(self.layers) + 1) if j not in taken)
+
 
 ORIGINAL_LAYER = re.compile("k([0-9]{1,9})f([0-9]{1,9})p([0-9]{1,9})")
 PAPER_LAYER = re.compile(
@@ -126,6 +141,15 @@ class SearchSpace:
         """The decisions of all layers."""
         return self.layer_decisions * self.num_layers
 
+    @property
+    def tokens(self) -> list[tuple[int, str, tuple[int, ...]]]:
+        """Layer (from 1), name and choices of each of the T tokens; a skip is named after the layer it comes from."""
+        tokens = []
+        for layer in range(1, self.num_layers + 1):
+            tokens += [(layer, d.name, d.choices) for d in self.layer_decisions if d != ANCHOR_POINT]
+            tokens += [(layer, f"input {j}", (0, 1)) for j in range(1, layer) if self.paper]
+        return tokens
+
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
         layers, actions = [], list(actions)
@@ -155,11 +179,9 @@ class Child(nn.Module):
     def __init__(self, architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        self.pools, self.inputs = [], []
-        self.paper = architecture.layers[0].padding is None
+        self.pools, self.architecture, paper = [], architecture, architecture.paper
         shapes = [image_shape]  # of the image and of each layer's output
-        for i, layer in enumerate(architecture.layers):
-            inputs = layer.inputs or (0,) if self.paper else (i,)
+        for i, (layer, inputs) in enumerate(zip(architecture.layers, architecture.inputs, strict=True)):
             channels = sum(shapes[j][0] for j in inputs)
             kernel, padding = (layer.height, layer.width), layer.padding
             padding = (padding, padding) if padding is not None else (layer.height // 2, layer.width // 2)
@@ -167,30 +189,27 @@ class Child(nn.Module):
             size = [(size[a] + 2 * padding[a] - kernel[a]) // layer.stride[a] + 1 for a in range(2)]
             if min(size) < 1:
                 raise ValueError(f"{architecture}: the feature map of layer {i + 1} shrinks below 1x1")
-            self.convs.append(nn.Conv2d(channels, layer.filters, kernel, layer.stride, padding, bias=not self.paper))
-            self.norms.append(nn.BatchNorm2d(layer.filters) if self.paper else nn.Identity())
-            pool = not self.paper and i < len(architecture.layers) - 1 and min(size) >= 8
+            self.convs.append(nn.Conv2d(channels, layer.filters, kernel, layer.stride, padding, bias=not paper))
+            self.norms.append(nn.BatchNorm2d(layer.filters) if paper else nn.Identity())
+            pool = not paper and i < len(architecture.layers) - 1 and min(size) >= 8
             self.pools.append(pool)
-            self.inputs.append(inputs)
             shapes.append((layer.filters, *(pixels // 2 if pool else pixels for pixels in size)))
-        taken = {j for inputs in self.inputs for j in inputs}
-        self.outputs = [j for j in range(1, len(shapes)) if j not in taken]
-        features = sum(shapes[j][0] for j in self.outputs)
-        if not self.paper:
+        features = sum(shapes[j][0] for j in architecture.outputs)
+        if not paper:
             self.hidden = nn.Linear(features * shapes[-1][1] * shapes[-1][2], 84)
-        self.classifier = nn.Linear(features if self.paper else 84, num_classes)
+        self.classifier = nn.Linear(features if paper else 84, num_classes)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of normalised float images (B, C, H, W)."""
         maps = [images]
-        for conv, norm, pool, inputs in zip(self.convs, self.norms, self.pools, self.inputs, strict=True):
+        for conv, norm, pool, inputs in zip(self.convs, self.norms, self.pools, self.architecture.inputs, strict=True):
             x = norm(conv(concatenate([maps[j] for j in inputs])))
             if pool:
                 x = F.max_pool2d(x, 2)  # before ReLU: the same result, a quarter of the work
             maps.append(F.relu(x))
-        x = concatenate([maps[j] for j in self.outputs])
-        if self.paper:
+        x = concatenate([maps[j] for j in self.architecture.outputs])
+        if self.architecture.paper:
             return self.classifier(x.mean((2, 3)))
         x = x.permute(0, 2, 3, 1).flatten(1)  # (B, H * W * C), the order in memory: no copy
         return self.classifier(F.relu(self.hidden(x)))

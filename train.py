@@ -22,7 +22,17 @@ from tqdm import tqdm
 
 import utils
 from controller import Controller
-from model import Architecture, Child, Images, Recipe, SearchSpace, parse_architecture, summarize, train_child
+from model import (
+    PAPER_RECIPE,
+    Architecture,
+    Child,
+    Images,
+    Recipe,
+    SearchSpace,
+    parse_architecture,
+    summarize,
+    train_child,
+)
 from policy_gradient import PolicyGradient
 from utils import InputError
 from workers import TaskFailed, Workers
@@ -37,8 +47,9 @@ def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
     clock = utils.Clock(args.run_dir / "time.json", args.workers)
     device = utils.choose_device(args.use_cuda)
-    recipe = Recipe(epochs=args.child_epochs)
-    space = SearchSpace(args.num_layers)
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else Recipe()
+    recipe = replace(recipe, epochs=args.child_epochs or recipe.epochs)
+    space = make_space(args)
     controller = make_controller(args, space)
     images, num_classes = utils.load_images(args.dataset, args.data_dir, train=True)
     data = (*utils.hold_out(images, args.train_images), num_classes)
@@ -80,6 +91,16 @@ def generate(args: argparse.Namespace) -> None:
         ranking = train_finalists(args, ledger.rows, workers, train_and_record, clock)
         save_search(args, controller, ledger.rows, ranking, shares)
     report(args, ledger.rows, ranking, policy_gradient, clock)
+
+
+def depth(args: argparse.Namespace, children: int) -> int:
+    """Layers of the networks that are sampled after so many children (§4.1: 6, and 2 more every 1,600)."""
+    return args.num_layers + args.layers_step * (children // args.layers_every)
+
+
+def make_space(args: argparse.Namespace) -> SearchSpace:
+    """The space of the deepest networks of a search."""
+    return SearchSpace(depth(args, args.num_children - 1), args.space == "paper", args.strides)
 
 
 def count_finalists(args: argparse.Namespace) -> int:
@@ -160,7 +181,10 @@ def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict
 
 def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, shares: list) -> None:
     """Write controller.pt, best.json and search.png."""
-    from plots import plot_search  # here, because worker processes import this file and none needs matplotlib
+    from plots import (
+        plot_architecture,
+        plot_search,
+    )  # here, because worker processes import this file and none needs matplotlib
 
     rebuild = {"num_choices": controller.num_choices, "names": controller.names}
     rebuild |= {"hidden_size": args.hidden_size, "num_layers": args.controller_layers}
@@ -175,7 +199,9 @@ def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ra
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
-    plot_search(args.run_dir / "search.png", ordered, SearchSpace(args.num_layers).decisions, shares, title)
+    plot_search(args.run_dir / "search.png", ordered, make_space(args).tokens, shares, title)
+    best = parse_architecture(best["architecture"])
+    plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}: {best}")
 
 
 def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGradient, clock: utils.Clock) -> None:
@@ -212,9 +238,10 @@ def evaluate(args: argparse.Namespace) -> None:
     train, num_classes = utils.load_images(args.dataset, args.data_dir, train=True)
     test, _ = utils.load_images(args.dataset, args.data_dir, train=False)
     train = Images(*(tensor[: args.train_images] for tensor in train))
-    recipe = replace(EVALUATION, epochs=args.eval_epochs)
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
+    recipe = replace(recipe, epochs=args.eval_epochs or recipe.epochs, best_of=1)  # the test set chooses nothing
     size = print_network(architecture, tuple(train.pixels.shape[1:]), num_classes)
-    print(f"training it on {len(train.labels):,} images: {args.num_seeds} seeds, {args.eval_epochs:g} epochs each")
+    print(f"training it on {len(train.labels):,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
 
     seeds = [utils.child_seed(args.seed + i, str(architecture)) for i in range(args.num_seeds)]
     finals = train_finals(architecture, (train, test, num_classes), recipe, seeds, device, args.workers)
@@ -414,7 +441,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
-    add("--num_layers", type=size, default=2, help="convolutions in a child; 2 is the original space")
+    add("--space", choices=("original", "paper"), default="original", help="paper: rectangles, batch norm, skips")
+    add("--strides", type=boolean, nargs="?", const=True, default=False, help="predict strides too (space: paper)")
+    add("--num_layers", type=size, default=2, help="convolutions in a child (paper: 6, growing)")
+    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
+    add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
     add("--num_finalists", type=number(int, 0), default=20, help="best children, trained once more; a tenth at most")
     add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
@@ -430,13 +461,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument
-    add("--child_epochs", type=positive, default=Recipe.epochs, help="passes over the training images")
+    add("--child_recipe", choices=("fast", "paper"), default="fast", help="paper: SGD, 50 epochs, crops and flips")
+    add("--child_epochs", type=positive, help=f"passes over the training images (default: {Recipe.epochs}, paper: 50)")
     add("--child_timeout", type=positive, help="seconds; a child that takes longer gets reward 0 (default: no limit)")
     add("--train_images", type=count, help="train on so many images only, for quick trials (default: all)")
 
     add = parser.add_argument_group("evaluate").add_argument
     add("--architecture", type=architecture, help="such as k5f16p0-k5f32p1 (default: the best of the search)")
-    add("--eval_epochs", type=positive, default=EVALUATION.epochs, help="passes over the training images")
+    add("--eval_epochs", type=positive, help=f"passes over the images (default: {EVALUATION.epochs:g}, paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings to average over")
     # fmt: on
     args = parser.parse_args(arguments)

@@ -157,9 +157,9 @@ def test_repair_a_layer_without_input_takes_the_image():
 
 def test_repair_outputs_that_no_layer_takes_go_to_the_classifier():
     child = Child(parse_architecture("c3x3f24-c3x3f36-c3x3f48i2"), (3, 16, 16), 10)
-    assert child.outputs == [1, 3] and child.classifier.in_features == 24 + 48
+    assert child.architecture.outputs == (1, 3) and child.classifier.in_features == 24 + 48
     child = Child(parse_architecture("c3x3f24-c3x3f36i1-c3x3f48i1.2"), (3, 16, 16), 10)
-    assert child.outputs == [3] and channels_in(child) == [3, 24, 24 + 36]
+    assert child.architecture.outputs == (3,) and channels_in(child) == [3, 24, 24 + 36]
 
 
 def test_repair_smaller_maps_are_padded_with_zeros():
