@@ -7,7 +7,7 @@ trained = train_child(architecture, train, validation, num_classes=10, recipe=Re
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,8 +27,9 @@ ORIGINAL = (  # one layer of the original system
     Decision("filters", (8, 16, 32)),
     Decision("padding", (0, 1, 2)),  # pixels on each side
 )
-HEIGHT, WIDTH, FILTERS = (1, 3, 5, 7), (1, 3, 5, 7), (24, 36, 48, 64)  # one layer of the paper (§4.1)
-STRIDES = (1, 2, 3)
+SIZES = (Decision("height", (1, 3, 5, 7)), Decision("width", (1, 3, 5, 7)))  # one layer of the paper (§4.1)
+STRIDES = (Decision("stride_height", (1, 2, 3)), Decision("stride_width", (1, 2, 3)))
+FILTERS = (Decision("filters", (24, 36, 48, 64)),)
 ANCHOR_POINT = Decision("anchor", ())  # which of the earlier layers are inputs of this one (§3.3)
 
 
@@ -49,6 +50,15 @@ class Layer:
         stride = "" if self.stride == (1, 1) else "s{}x{}".format(*self.stride)
         inputs = "i" + ".".join(map(str, self.inputs)) if self.inputs else ""
         return f"c{self.height}x{self.width}f{self.filters}{stride}{inputs}"
+
+
+def make_layer(values: dict[str, int]) -> Layer:
+    """A layer from the values of its decisions; `input j` is 1 where layer j is one of its inputs."""
+    if "kernel" in values:
+        return Layer(values["kernel"], values["kernel"], values["filters"], values["padding"])
+    stride = values.get("stride_height", 1), values.get("stride_width", 1)
+    inputs = sorted(int(name.split()[1]) for name, chosen in values.items() if name.startswith("input ") and chosen)
+    return Layer(values["height"], values["width"], values["filters"], None, stride, tuple(inputs))
 
 
 @dataclass(frozen=True)
@@ -76,47 +86,40 @@ class Architecture:
         return tuple(j for j in range(1, len(self.layers) + 1) if j not in taken)
 
 
-ORIGINAL_LAYER = re.compile("k([0-9]{1,9})f([0-9]{1,9})p([0-9]{1,9})")
+ORIGINAL_LAYER = re.compile(r"k(?P<kernel>\d+)f(?P<filters>\d+)p(?P<padding>\d+)", re.ASCII)
 PAPER_LAYER = re.compile(
-    "c([0-9]{1,9})x([0-9]{1,9})f([0-9]{1,9})(?:s([0-9]{1,9})x([0-9]{1,9}))?(?:i([0-9]{1,9}(?:[.][0-9]{1,9})*))?"
+    r"c(?P<height>\d+)x(?P<width>\d+)f(?P<filters>\d+)(s(?P<stride_height>\d+)x(?P<stride_width>\d+))?"
+    r"(i(?P<inputs>\d+(\.\d+)*))?",
+    re.ASCII,
 )
 
 
 def parse_architecture(text: str) -> Architecture:
     """Read an architecture's text form; ValueError for a text that no space of this program can write."""
-    layers = []
-    pattern = PAPER_LAYER if text.startswith("c") else ORIGINAL_LAYER
+    paper, layers = text.startswith("c"), []
     for number, part in enumerate(text.split("-"), start=1):
-        match = pattern.fullmatch(part)
-        if match is None:
+        match = (PAPER_LAYER if paper else ORIGINAL_LAYER).fullmatch(part)
+        if match is None or len(part) > 1000:
             raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
-        if pattern is ORIGINAL_LAYER:
-            kernel, filters, padding = map(int, match.groups())
-            layer = Layer(kernel, kernel, filters, padding)
-            values = [(d.name, value, d.choices) for d, value in zip(ORIGINAL, (kernel, filters, padding), strict=True)]
-        else:
-            *sizes, inputs = match.groups()
-            height, width, filters, *stride = (int(size or 1) for size in sizes)
-            layer = Layer(
-                height, width, filters, None, tuple(stride), tuple(int(i) for i in (inputs or "").split(".") if i)
-            )
-            values = [("height", height, HEIGHT), ("width", width, WIDTH), ("filters", filters, FILTERS)]
-            values += [("stride", size, STRIDES) for size in stride]
-            values += [("input", i, range(1, number)) for i in layer.inputs]
-        for name, value, choices in values:
-            if value not in choices:
-                listed = ", ".join(map(str, choices)) or "an earlier layer"
-                raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
-        canonical = replace(layer, inputs=tuple(sorted(set(layer.inputs))))
-        if str(canonical) != part:
-            raise ValueError(f"{text!r} is not an architecture: write {part} as {canonical}")
+        found = {name: value for name, value in match.groupdict().items() if value is not None}
+        inputs = {f"input {int(j)}": 1 for j in found.pop("inputs", "").split(".") if j}
+        values = {name: int(value) for name, value in found.items()} | inputs
+        for name, choices in (*SIZES, *STRIDES, *FILTERS) if paper else ORIGINAL:
+            if name in values and values[name] not in choices:
+                listed = ", ".join(map(str, choices))
+                raise ValueError(f"{text!r} is outside the search space: {name} {values[name]} is not one of {listed}")
+        layer = make_layer(values)
+        if not all(0 < j < number for j in layer.inputs):
+            raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
+        if str(layer) != part:
+            raise ValueError(f"{text!r} is not an architecture: write {part} as {layer}")
         layers.append(layer)
     return Architecture(tuple(layers))
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """All architectures of `num_layers` layers; the default one is the original system's, 3^6 = 729 networks."""
+    """All architectures of up to `num_layers` layers; the default is the original system's, 3^6 = 729 networks."""
 
     num_layers: int = 2
     paper: bool = False  # rectangular filters and skip connections (§3.1, §3.3)
@@ -127,14 +130,7 @@ class SearchSpace:
         """The decisions of one layer in the order in which the controller makes them."""
         if not self.paper:
             return ORIGINAL
-        strides = (Decision("stride_height", STRIDES), Decision("stride_width", STRIDES)) if self.strides else ()
-        return (
-            Decision("height", HEIGHT),
-            Decision("width", WIDTH),
-            *strides,
-            Decision("filters", FILTERS),
-            ANCHOR_POINT,
-        )
+        return (*SIZES, *(STRIDES if self.strides else ()), *FILTERS, ANCHOR_POINT)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -143,7 +139,7 @@ class SearchSpace:
 
     @property
     def tokens(self) -> list[tuple[int, str, tuple[int, ...]]]:
-        """Layer (from 1), name and choices of each of the T tokens; a skip is named after the layer it comes from."""
+        """Layer (from 1), name and choices of each of the T tokens; an anchor point's are `input 1`, `input 2`, ..."""
         tokens = []
         for layer in range(1, self.num_layers + 1):
             tokens += [(layer, d.name, d.choices) for d in self.layer_decisions if d != ANCHOR_POINT]
@@ -152,19 +148,10 @@ class SearchSpace:
 
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
-        layers, actions = [], list(actions)
-        while actions:
-            decisions = [decision for decision in self.layer_decisions if decision != ANCHOR_POINT]
-            chosen, actions = actions[: len(decisions)], actions[len(decisions) :]
-            values = {d.name: d.choices[a] for d, a in zip(decisions, chosen, strict=True)}
-            if self.paper:
-                stride = values.get("stride_height", 1), values.get("stride_width", 1)
-                skips, actions = actions[: len(layers)], actions[len(layers) :]
-                inputs = tuple(number for number, chosen in enumerate(skips, start=1) if chosen)
-                layers.append(Layer(values["height"], values["width"], values["filters"], None, stride, inputs))
-            else:
-                layers.append(Layer(values["kernel"], values["kernel"], values["filters"], values["padding"]))
-        return Architecture(tuple(layers))
+        layers: dict[int, dict[str, int]] = {}
+        for (layer, name, choices), action in zip(self.tokens, actions, strict=False):
+            layers.setdefault(layer, {})[name] = choices[action]
+        return Architecture(tuple(map(make_layer, layers.values())))
 
 
 class Child(nn.Module):
@@ -232,12 +219,13 @@ class LayerSummary(NamedTuple):
 
 def summarize(child: Child, image_shape: tuple[int, int, int]) -> list[LayerSummary]:
     """Output shape, parameters and forward FLOPs of each layer, read off a real forward pass."""
-    rows = []
+    rows, norms = [], dict(zip(child.convs, child.norms, strict=True))
 
     def record(layer: nn.Module, _: tuple, output: Tensor) -> None:
-        parameters = sum(p.numel() for p in layer.parameters())
+        norm = list(norms[layer].parameters()) if layer in norms else []
+        parameters = sum(p.numel() for p in (*layer.parameters(), *norm))
         flops = 2 * layer.weight.numel() * (output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)
-        name = str(layer).replace(", bias=True", "").replace(", stride=(1, 1)", "")
+        name = re.sub(r", bias=\w+|, stride=\(1, 1\)", "", str(layer)) + (", batch norm" if norm else "")
         rows.append(LayerSummary(name, tuple(output.shape[1:]), parameters, flops))
 
     hooks = [m.register_forward_hook(record) for m in child.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -323,8 +311,7 @@ def train_child(
         if recipe.shift:
             images = random_shift(images, recipe.shift, generator)
         if recipe.flip:
-            mirrored = torch.rand(len(images), generator=generator).to(device) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            images = random_flip(images, generator)
         loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
         for optimizer in optimizers:
@@ -411,6 +398,12 @@ def random_shift(pixels: Tensor, shift: int, generator: torch.Generator) -> Tens
     padded = F.pad(pixels, [shift] * 4).permute(0, 2, 3, 1)  # (B, H + 2s, W + 2s, C)
     image = torch.arange(n, device=pixels.device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image (B, C, H, W) from left to right with probability 1/2."""
+    mirrored = torch.rand(len(pixels), generator=generator).to(pixels.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
 
 
 @torch.inference_mode()

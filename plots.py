@@ -20,10 +20,11 @@ def plot_search(
     title: str,
 ) -> None:
     """Draw each child's reward with running mean and best so far, and below it the policy's choices over time."""
-    columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all skips of a layer share a cell
-    grid_rows = tokens[-1][0]
-    figure = plt.figure(figsize=(9, 3.6 + 1.7 * grid_rows), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, 1.7 * grid_rows])
+    columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
+    num_layers = tokens[-1][0]
+    height = min(1.7 * num_layers, 16)  # inches
+    figure = plt.figure(figsize=(9, 3.6 + height), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
 
     rewards = np.array([row["reward"] for row in rows])
@@ -40,20 +41,26 @@ def plot_search(
     axes.set(xlabel="children trained, in order of sampling", ylabel="reward (validation accuracy)")
     axes.legend(loc="lower right", ncols=3)
 
-    cells = bottom.subplots(grid_rows, len(columns), squeeze=False, sharex=True, sharey=True)
-    for token, (layer, name, choices) in enumerate(tokens):
-        shares = np.array([update[token] for update in preferences]).T  # (choices, updates)
-        cell, updates = cells[layer - 1, columns.index(name.split()[0])], np.arange(len(preferences))
-        if name.startswith("input"):
-            cell.plot(updates, shares[1], label=name)
+    cells = bottom.subplots(num_layers, len(columns), squeeze=False, sharex=True, sharey=True)
+    last = len(preferences) - 1
+    for (layer, name, choices), shares in zip(tokens, zip(*preferences, strict=True), strict=True):
+        kind, *number = name.split()
+        cell, bands = cells[layer - 1, columns.index(kind)], np.array(shares).T  # (choices, updates)
+        if number:  # whether that layer is an input
+            cell.plot(bands[1], label=f"of layer {number[0]}")
             cell.legend(loc="upper left", fontsize="x-small")
         else:
             colors = plt.cm.viridis(np.linspace(0.15, 0.9, len(choices)))
-            cell.stackplot(updates, shares, labels=choices, colors=colors)
-            if layer == 1:
-                cell.legend(loc="upper left", fontsize="small", ncols=len(choices))
-        cell.set_title(f"{name.split()[0].replace('_', ' ')}, layer {layer}", fontsize="medium")
-        cell.set(ylim=(0, 1), xlim=(0, max(1, len(preferences) - 1)))
+            cell.stackplot(range(last + 1), bands, colors=colors)
+            for choice, high, share, color in zip(choices, bands[:, -1].cumsum(), bands[:, -1], colors, strict=True):
+                ink = "white" if color[:3].mean() < 0.5 else "black"
+                if share > 0.1:
+                    cell.text(0.97 * last, high - share / 2, choice, ha="right", va="center", color=ink)
+        cell.set(ylim=(0, 1), xlim=(0, max(1, last)))
+        if layer == 1 + bool(number):  # the first layer has no other before it
+            cell.set_title(kind.replace("_", " "), fontsize="medium")
+    for layer, row in enumerate(cells, start=1):
+        row[0].set_ylabel(f"layer {layer}")
     for cell in cells.flat:
         cell.set_visible(cell.has_data())
     bottom.supxlabel("updates of the policy", fontsize="medium")
@@ -63,17 +70,23 @@ def plot_search(
 
 
 def plot_architecture(path: Path, architecture: Architecture, title: str) -> None:
-    """Draw a network from left to right: its layers, and an arc for every input that skips a layer."""
-    inputs, outputs = architecture.inputs, architecture.outputs
-    labels = ["image", *(str(layer).split("i")[0] for layer in architecture.layers), "classifier"]
-    figure, axes = plt.subplots(figsize=(max(6, 1.3 * len(labels)), 3), layout="constrained")
-    for x, label in enumerate(labels):
+    """Draw a network: each layer's filter size and number of filters, and an arc for each skip connection."""
+    layers = [f"{layer.height} x {layer.width}\n{layer.filters}" for layer in architecture.layers]
+    strides = [
+        "" if layer.stride == (1, 1) else "\nstride {} x {}".format(*layer.stride) for layer in architecture.layers
+    ]
+    labels = ["image", *map("".join, zip(layers, strides, strict=True)), "classifier"]
+    figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
+    boxes = [
         axes.text(x, 0, label, ha="center", va="center", fontsize="small", bbox={"boxstyle": "round", "fc": "0.93"})
-    for end, starts in enumerate([*inputs, outputs], start=1):
+        for x, label in enumerate(labels)
+    ]
+    for end, starts in enumerate([*architecture.inputs, architecture.outputs], start=1):
         for start in starts:
             bend = 0 if end == start + 1 else -0.4 if end % 2 else 0.4
-            style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "shrinkA": 24, "shrinkB": 24}
-            axes.annotate("", (end, 0), (start, 0), arrowprops=style)
+            style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": f"C{start % 10}"}
+            patches = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch()}
+            axes.annotate("", (end, 0), (start, 0), arrowprops=style | patches)
     axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-1.2, 1.2), title=title)
     axes.axis("off")
     figure.savefig(path, dpi=120)

@@ -47,8 +47,7 @@ def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
     clock = utils.Clock(args.run_dir / "time.json", args.workers)
     device = utils.choose_device(args.use_cuda)
-    recipe = PAPER_RECIPE if args.child_recipe == "paper" else Recipe()
-    recipe = replace(recipe, epochs=args.child_epochs or recipe.epochs)
+    recipe = make_recipe(args, Recipe(), args.child_epochs)
     space = make_space(args)
     controller = make_controller(args, space)
     images, num_classes = utils.load_images(args.dataset, args.data_dir, train=True)
@@ -103,6 +102,12 @@ def make_space(args: argparse.Namespace) -> SearchSpace:
     return SearchSpace(depth(args, args.num_children - 1), args.space == "paper", args.strides)
 
 
+def make_recipe(args: argparse.Namespace, fast: Recipe, epochs: float | None) -> Recipe:
+    """How children are trained: the paper's way or the `fast` one, for so many epochs or as many as is usual there."""
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else fast
+    return replace(recipe, epochs=epochs or recipe.epochs)
+
+
 def count_finalists(args: argparse.Namespace) -> int:
     """At most a tenth of the children."""
     return min(args.num_finalists, args.num_children // 10)
@@ -148,8 +153,12 @@ def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
 def make_policy_gradient(args: argparse.Namespace, controller: Controller, evaluate: Callable) -> PolicyGradient:
     """The search that the flags describe; for random search one that learns nothing."""
     names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "seed")
-    lr = args.controller_lr if args.strategy == "reinforce" else 0.0
-    return PolicyGradient(controller, evaluate, lr=lr, **{name: getattr(args, name) for name in names})
+    settings = {name: getattr(args, name) for name in names}
+    settings["lr"] = args.controller_lr if args.strategy == "reinforce" else 0.0
+    if args.layers_step:
+        steps_per_layer = len(make_space(args).layer_decisions)
+        settings["num_steps"] = lambda children: steps_per_layer * depth(args, children)
+    return PolicyGradient(controller, evaluate, **settings)
 
 
 def attempt(workers: Workers, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
@@ -181,10 +190,7 @@ def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict
 
 def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, shares: list) -> None:
     """Write controller.pt, best.json and search.png."""
-    from plots import (
-        plot_architecture,
-        plot_search,
-    )  # here, because worker processes import this file and none needs matplotlib
+    import plots  # here, because worker processes import this file and none needs matplotlib
 
     rebuild = {"num_choices": controller.num_choices, "names": controller.names}
     rebuild |= {"hidden_size": args.hidden_size, "num_layers": args.controller_layers}
@@ -199,9 +205,9 @@ def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ra
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
-    plot_search(args.run_dir / "search.png", ordered, make_space(args).tokens, shares, title)
+    plots.plot_search(args.run_dir / "search.png", ordered, make_space(args).tokens, shares, title)
     best = parse_architecture(best["architecture"])
-    plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}: {best}")
+    plots.plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}")
 
 
 def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGradient, clock: utils.Clock) -> None:
@@ -238,8 +244,7 @@ def evaluate(args: argparse.Namespace) -> None:
     train, num_classes = utils.load_images(args.dataset, args.data_dir, train=True)
     test, _ = utils.load_images(args.dataset, args.data_dir, train=False)
     train = Images(*(tensor[: args.train_images] for tensor in train))
-    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    recipe = replace(recipe, epochs=args.eval_epochs or recipe.epochs, best_of=1)  # the test set chooses nothing
+    recipe = replace(make_recipe(args, EVALUATION, args.eval_epochs), best_of=1)  # the test set chooses nothing
     size = print_network(architecture, tuple(train.pixels.shape[1:]), num_classes)
     print(f"training it on {len(train.labels):,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
 
@@ -270,8 +275,11 @@ def print_network(architecture: Architecture, image_shape: tuple[int, int, int],
     except ValueError as error:
         raise InputError(str(error)) from None
     size = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
+    width = max(len(layer.name) for layer in layers)
     for layer in layers:
-        print(f"  {layer.name:<46} {' x '.join(map(str, layer.output_shape)):>14} {layer.parameters:>9,} parameters")
+        print(
+            f"  {layer.name:<{width}} {' x '.join(map(str, layer.output_shape)):>14} {layer.parameters:>9,} parameters"
+        )
     print(f"  {architecture}: {size['parameters']:,} parameters, {size['flops'] / 1e6:.1f} million FLOPs an image")
     return size
 
@@ -472,6 +480,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--num_seeds", type=count, default=4, help="trainings to average over")
     # fmt: on
     args = parser.parse_args(arguments)
+    if args.strides and args.space != "paper":
+        parser.error("argument --strides: only --space paper has them")
     args.run_dir = args.run_dir or default_run_dir(args.dataset, args.strategy)
     return args
 

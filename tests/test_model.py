@@ -1,22 +1,27 @@
 """The search space, the child networks and their training."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model
 from controller import Controller
 from model import (
+    PAPER_RECIPE,
     Architecture,
     Child,
     Images,
     Recipe,
     SearchSpace,
     concatenate,
+    make_optimizers,
     orthogonalize,
     parse_architecture,
+    random_flip,
     random_shift,
     summarize,
     top_k_accuracy,
@@ -209,7 +214,14 @@ def test_top_k_accuracy_by_hand():
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, recipe", [("k3f8p0-k3f8p0", Recipe()), ("k5f16p0-k3f8p1", Recipe(epochs=1.5, shift=2))])
+@pytest.mark.parametrize(
+    "text, recipe",
+    [
+        ("k3f8p0-k3f8p0", Recipe()),
+        ("k5f16p0-k3f8p1", Recipe(epochs=1.5, shift=2)),
+        ("c3x3f24s2x2-c1x3f36s2x1i1", replace(PAPER_RECIPE, epochs=3, best_of=2)),
+    ],
+)
 def test_a_child_trained_twice_gives_the_same_numbers(text, recipe):
     train, held_out = random_images(700), random_images(300, seed=1)
     torch.manual_seed(1)
@@ -231,6 +243,31 @@ def test_training_learns_and_is_measured_on_the_held_out_images():
     assert trained.accuracy > 0.9
     wrong = Images(held_out.pixels, (held_out.labels + 1) % 10)
     assert train_child(MIDDLE, train, wrong, 10, Recipe(), seed=0).accuracy < 0.1
+
+
+def test_the_papers_recipe():
+    """§4.1: Nesterov momentum 0.9, a constant lr of 0.1, weight decay 1e-4, for all parameters."""
+    child = Child(parse_architecture("c3x3f24s2x2-c1x3f36s2x1i1"), (1, 28, 28), 10)
+    (optimizer,) = make_optimizers(child, PAPER_RECIPE)
+    assert type(optimizer) is torch.optim.SGD and len(optimizer.param_groups[0]["params"]) == 2 * 3 + 2
+    settings = {name: optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
+    assert settings == {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
+    assert (PAPER_RECIPE.epochs, PAPER_RECIPE.best_of, PAPER_RECIPE.flip, PAPER_RECIPE.shift) == (50, 5, True, 4)
+
+
+def test_the_accuracy_is_the_best_after_each_of_the_last_epochs(monkeypatch):
+    accuracies = iter([(0.3, 0.5), (0.9, 0.95), (0.6, 0.99)])
+    monkeypatch.setattr(model, "measure", lambda *_: next(accuracies))
+    images, recipe = random_images(200), Recipe(epochs=4, best_of=3)
+    trained = train_child(parse_architecture("k3f8p0"), images, images, 10, recipe, seed=0)
+    assert (trained.accuracy, trained.top5_accuracy) == (0.9, 0.95) and next(accuracies, None) is None
+
+
+def test_random_flip_mirrors_about_half_of_the_images():
+    images = random_images(200).pixels
+    flipped = random_flip(images, torch.Generator().manual_seed(0))
+    same = (flipped == images).flatten(1).all(1)
+    assert 70 < same.sum() < 130 and torch.equal(flipped[~same], images[~same].flip(3))
 
 
 def test_fewer_images_than_a_batch_and_a_part_of_an_epoch():

@@ -120,6 +120,26 @@ def test_one_and_two_workers_give_the_same_ledger(tmp_path):
     assert (tmp_path / "1" / "best.json").read_bytes() == (tmp_path / "2" / "best.json").read_bytes()
 
 
+def test_the_papers_space_and_recipe_end_to_end(tmp_path):
+    flags = ["--space", "paper", "--strides", "True", "--child_recipe", "paper", "--child_epochs", "2"]
+    result = command(*flags, "--run_dir", "run", *SMALL, "--reward_exponent", "3", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = rows_without_seconds(tmp_path / "run")
+    space = SearchSpace(2, paper=True, strides=True)
+    for row in rows:
+        assert str(space.decode(row["actions"])) == row["architecture"] and len(row["actions"]) == 11
+        assert row["val_accuracy"] > 0 and row["reward"] == row["val_accuracy"] ** 3
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["recipe"]["nesterov"] == 0.9 and settings["recipe"]["epochs"] == 2
+    assert {"search.png", "best.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+    flags = ["--architecture", "c3x1f24s3x2-c1x3f36s2x3i1", "--train_images", "300", "--eval_epochs", "1"]
+    result = command("--mode", "evaluate", "--num_seeds", "1", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    evaluation = json.loads((tmp_path / "runs/mnist/evaluation-c3x1f24s3x2-c1x3f36s2x3i1.json").read_text())
+    assert evaluation["parameters"] == 3 * 24 + 2 * 24 + 3 * 24 * 36 + 2 * 36 + 36 * 10 + 10
+
+
 # --- the search with a stand-in -----------------------------------------------------------------------------------
 
 
@@ -175,6 +195,24 @@ def test_a_search_stopped_among_its_finalists_goes_on_there(stand_in):
     assert not Path("parts/best.json").exists()
     assert len(stand_in(*flags, "--run_dir", "parts")) == 2
     assert Path("parts/best.json").read_bytes() == Path("whole/best.json").read_bytes()
+
+
+@pytest.mark.parametrize("space", [["--space", "original"], ["--space", "paper", "--strides", "True"]])
+def test_depth_grows_and_a_larger_budget_goes_on_there(stand_in, space):
+    """§4.1: two layers at first, one more every ten children; the weights, and so the walk, are carried over."""
+    flags = [*space, "--layers_step", "1", "--layers_every", "10", "--num_finalists", "0"]
+    stand_in(*flags, "--num_children", "35", "--run_dir", "whole")
+    rows = rows_without_seconds(Path("whole"))
+    first_of = {}
+    for row in rows:
+        known = first_of.setdefault(row["update"], row["child"])  # children when its batch was sampled
+        assert len(parse_architecture(row["architecture"]).layers) == 2 + known // 10
+    assert {len(parse_architecture(row["architecture"]).layers) for row in rows} == {2, 3, 4, 5}
+    for budget in ("12", "35"):
+        stand_in(*flags, "--num_children", budget, "--run_dir", "parts")
+    assert rows_without_seconds(Path("parts")) == rows
+    saved = torch.load("whole/controller.pt", weights_only=True)
+    assert len(saved["num_choices"]) == 5 * len(SearchSpace(1, space[1] == "paper", "--strides" in space).decisions)
 
 
 def test_random_search_is_uniform_and_goes_to_its_own_folder(stand_in):
@@ -289,6 +327,8 @@ def test_booleans_are_real(text, value):
         (["--child_epochs", "0"], "must be a number above 0"),
         (["--use_cuda", "maybe"], "must be True or False, not 'maybe'"),
         (["--architecture", "k4f16p0"], "kernel 4 is not one of 3, 5, 7"),
+        (["--architecture", "c3x3f36-c3x3f24i2"], "the inputs of c3x3f24i2 are not layers before it"),
+        (["--strides", "True"], "only --space paper has them"),
         (["--architecture", "resnet"], "'resnet' is not an architecture"),
         (["--dataset", "ImageNet"], "invalid choice: 'ImageNet'"),
         (["--mode", "evaluate", "--run_dir", "nothing"], "no search in nothing"),
