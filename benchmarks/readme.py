@@ -1,7 +1,7 @@
 """Draw README's figures and fill its marked blocks, from the files in results/.
 
 python -m benchmarks.readme              from results/
-python -m benchmarks.readme --collect    first copy the searches in runs/mnist and runs/mnist-random to results/
+python -m benchmarks.readme --collect    first copy the finished searches in runs/ to results/
 """
 
 import argparse
@@ -15,35 +15,43 @@ from train import duration
 from utils import ROOT
 
 SEARCHES = {"mnist": "policy gradient (`generate`)", "mnist-random": "random search (`generate --strategy random`)"}
+FASHION = {
+    "fashionmnist-paper": "policy gradient, paper's space",
+    "fashionmnist-paper-random": "random search, paper's space",
+    "fashionmnist-original": "policy gradient, original space",
+}
 FILES = ("best.json", "best_child.pt", "children.jsonl", "config.json", "controller.pt", "evaluation.json",
-         "finalists.jsonl", "search.png", "time.json")  # fmt: skip
+         "finalists.jsonl", "search.png", "best.png", "time.json")  # fmt: skip
 TABLES = {"nasbench_macro": "NAS-Bench-Macro (CIFAR-10), test"}
 
 
 def collect() -> None:
-    """Copy what the searches in runs/ left, without event files; the random search's ledger and numbers only."""
-    for name in SEARCHES:
-        (RESULTS / name).mkdir(parents=True, exist_ok=True)
-        for file in FILES:
-            if (ROOT / "runs" / name / file).exists() and (name == "mnist" or not file.endswith((".pt", ".png"))):
-                shutil.copy(ROOT / "runs" / name / file, RESULTS / name / file)
+    """Copy what the finished searches in runs/ left, without event files; pictures of the policy gradient's only."""
+    for name in (*SEARCHES, *FASHION):
+        run = ROOT / "runs" / name
+        if (run / "best.json").exists():
+            (RESULTS / name).mkdir(parents=True, exist_ok=True)
+            left = () if name == "mnist" else (".pt", ".png") if "random" in name else (".pt",)
+            for file in FILES:
+                if (run / file).exists() and not file.endswith(left):
+                    shutil.copy(run / file, RESULTS / name / file)
 
 
 def read(*parts: str) -> dict:
     return json.loads(RESULTS.joinpath(*parts).read_text())
 
 
-def results_block() -> str:
-    """The table of results: searches, and the speed of training beside the original loop."""
+def search_table(searches: dict[str, str]) -> tuple[list[str], list[dict]]:
+    """The lines of a table of searches, and the evaluation of what each found."""
     lines = [
         "| search | best architecture | validation accuracy, two trainings | test top-1 | test top-5 | parameters "
         "| children trained | search time |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    evaluations = [json.loads(file.read_text()) for file in RESULTS.glob("mnist*/evaluation.json")]
+    evaluations = [read(name, "evaluation.json") for name in searches if (RESULTS / name / "evaluation.json").exists()]
     evaluations = {evaluation["architecture"]: evaluation for evaluation in evaluations}
-    for name, label in SEARCHES.items():
-        best, time, config = (read(name, f"{f}.json") for f in ("best", "time", "config"))
+    for name, label in searches.items():
+        best, time = read(name, "best.json"), read(name, "time.json")
         evaluation = evaluations[best["architecture"]]
         n = len(evaluation["top1"])
         tests = [
@@ -53,7 +61,13 @@ def results_block() -> str:
             f"| {label} | `{best['architecture']}` | {best['val_accuracy']:.2%} | {' | '.join(tests)} "
             f"| {best['parameters']:,} | {best['children']} | {duration(time['wall'])} |"
         )
-    found = [evaluations[read(name, "best.json")["architecture"]] for name in SEARCHES]
+    return lines, [evaluations[read(name, "best.json")["architecture"]] for name in searches]
+
+
+def results_block() -> str:
+    """The table of results: searches, and the speed of training beside the original loop."""
+    lines, found = search_table(SEARCHES)
+    n, config = len(found[0]["top1"]), read("mnist", "config.json")
     lead = found[0]["top1_mean"] - found[1]["top1_mean"]
     ending = f"the network of the {'policy gradient' if lead >= 0 else 'random search'} is ahead by {abs(lead):.2%}"
     if found[0] == found[1]:
