@@ -149,7 +149,7 @@ class SearchSpace:
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
         layers: dict[int, dict[str, int]] = {}
-        for (layer, name, choices), action in zip(self.tokens, actions, strict=False):
+        for (layer, name, choices), action in zip(self.tokens[: len(actions)], actions, strict=True):
             layers.setdefault(layer, {})[name] = choices[action]
         return Architecture(tuple(map(make_layer, layers.values())))
 
@@ -229,8 +229,10 @@ def summarize(child: Child, image_shape: tuple[int, int, int]) -> list[LayerSumm
         rows.append(LayerSummary(name, tuple(output.shape[1:]), parameters, flops))
 
     hooks = [m.register_forward_hook(record) for m in child.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    training = child.training
     with torch.inference_mode():
-        child(torch.zeros(1, *image_shape, device=next(child.parameters()).device))
+        child.eval()(torch.zeros(1, *image_shape, device=next(child.parameters()).device))
+    child.train(training)
     for hook in hooks:
         hook.remove()
     return rows
@@ -328,7 +330,7 @@ def train_child(
 
     accuracy, top5_accuracy = max(measured)
     parameters = sum(p.numel() for p in child.parameters())
-    return TrainedChild(child, accuracy, top5_accuracy, parameters, time.perf_counter() - started)
+    return TrainedChild(child.eval(), accuracy, top5_accuracy, parameters, time.perf_counter() - started)
 
 
 def make_optimizers(child: Child, recipe: Recipe) -> list[torch.optim.Optimizer]:

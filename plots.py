@@ -47,8 +47,9 @@ def plot_search(
         kind, *number = name.split()
         cell, bands = cells[layer - 1, columns.index(kind)], np.array(shares).T  # (choices, updates)
         if number:  # whether that layer is an input
-            cell.plot(bands[1], label=f"of layer {number[0]}")
-            cell.legend(loc="upper left", fontsize="x-small")
+            ink = plt.cm.viridis(int(number[0]) / num_layers)
+            cell.plot(bands[1], color=ink)
+            cell.annotate(number[0], (last, bands[1][-1]), ha="right", color=ink)
         else:
             colors = plt.cm.viridis(np.linspace(0.15, 0.9, len(choices)))
             cell.stackplot(range(last + 1), bands, colors=colors)
@@ -63,7 +64,9 @@ def plot_search(
         row[0].set_ylabel(f"layer {layer}")
     for cell in cells.flat:
         cell.set_visible(cell.has_data())
-    bottom.supxlabel("updates of the policy", fontsize="medium")
+    bottom.supxlabel(
+        "updates of the policy (an input: share of networks with that earlier layer as input)", fontsize="medium"
+    )
     bottom.supylabel("share in the policy", fontsize="medium")
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -83,7 +86,7 @@ def plot_architecture(path: Path, architecture: Architecture, title: str) -> Non
     ]
     for end, starts in enumerate([*architecture.inputs, architecture.outputs], start=1):
         for start in starts:
-            bend = 0 if end == start + 1 else -0.4 if end % 2 else 0.4
+            bend = 0 if end == start + 1 else min(0.4, 2 / (end - start)) * (-1) ** (end % 2)
             style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": f"C{start % 10}"}
             patches = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch()}
             axes.annotate("", (end, 0), (start, 0), arrowprops=style | patches)

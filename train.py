@@ -8,6 +8,7 @@ python train.py --help                               every flag
 import argparse
 import io
 import itertools
+import math
 import signal
 import statistics
 import sys
@@ -38,6 +39,7 @@ from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=4, shift=1)
+MAX_LAYERS = 100
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f}, entropy {entropy:.2f}"
 
 # --- search -------------------------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def generate(args: argparse.Namespace) -> None:
             return row["reward"]
 
         policy_gradient = make_policy_gradient(args, controller, evaluate)
-        shares = []
+        shares = [controller.preferences()]
         with event_writer(args.run_dir) as events:
             for metrics in policy_gradient.search(args.num_children):
                 for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
@@ -229,6 +231,7 @@ def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGr
     print(f"time                {duration(wall)}; workers training {busy:.1%} of it, search overhead {overhead:.1%}")
     print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
     dataset = f" --dataset {args.dataset}" if args.dataset != "MNIST" else ""
+    dataset += " --child_recipe paper" if args.child_recipe == "paper" else ""
     run_dir = f" --run_dir {args.run_dir}" if args.run_dir != default_run_dir(args.dataset, "reinforce") else ""
     print(f"evaluate it with    python train.py --mode evaluate{dataset}{run_dir}")
 
@@ -312,7 +315,8 @@ def final_child(data: tuple, architecture: Architecture, recipe: Recipe, index: 
 def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
     """--architecture, the run folder's best, or the committed one; and the suffix of the files to write."""
     if args.architecture is not None:
-        return args.architecture, f"-{args.architecture}"
+        text = str(args.architecture)
+        return args.architecture, f"-{text if len(text) <= 200 else f'{text[:180]}-{utils.child_seed(0, text)}'}"
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     committed = utils.ROOT / "results" / args.dataset.lower() / "best.json"
     if rows:
@@ -451,7 +455,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
     add("--space", choices=("original", "paper"), default="original", help="paper: rectangles, batch norm, skips")
     add("--strides", type=boolean, nargs="?", const=True, default=False, help="predict strides too (space: paper)")
-    add("--num_layers", type=size, default=2, help="convolutions in a child (paper: 6, growing)")
+    add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
     add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
@@ -469,7 +473,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument
-    add("--child_recipe", choices=("fast", "paper"), default="fast", help="paper: SGD, 50 epochs, crops and flips")
+    add("--child_recipe", choices=("fast", "paper"), default="fast", help="paper: SGD, crops, flips; for evaluate too")
     add("--child_epochs", type=positive, help=f"passes over the training images (default: {Recipe.epochs}, paper: 50)")
     add("--child_timeout", type=positive, help="seconds; a child that takes longer gets reward 0 (default: no limit)")
     add("--train_images", type=count, help="train on so many images only, for quick trials (default: all)")
@@ -480,8 +484,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--num_seeds", type=count, default=4, help="trainings to average over")
     # fmt: on
     args = parser.parse_args(arguments)
+    args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
     if args.strides and args.space != "paper":
         parser.error("argument --strides: only --space paper has them")
+    if depth(args, args.num_children - 1) > MAX_LAYERS:
+        parser.error(f"argument --layers_step: networks would grow beyond {MAX_LAYERS} layers")
+    first = SearchSpace(args.num_layers, args.space == "paper", args.strides)
+    if args.layers_step and math.prod(len(choices) for *_, choices in first.tokens) < args.layers_every:
+        parser.error(f"argument --layers_every: there are fewer networks of {args.num_layers} layers than that")
     args.run_dir = args.run_dir or default_run_dir(args.dataset, args.strategy)
     return args
 

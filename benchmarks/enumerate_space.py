@@ -78,8 +78,7 @@ def main() -> None:
     fingerprint = json.loads(json.dumps(fingerprint))
     if TABLE.exists():
         before = json.loads(FINGERPRINT.read_text())["fingerprint"]
-        same = before["recipe"].items() <= fingerprint["recipe"].items()  # settings added since are off by default
-        if not same or any(before[key] != fingerprint[key] for key in ("held_out", "torch", "cpu")):
+        if before != fingerprint:
             raise InputError(f"{TABLE} was made with {before}, not with {fingerprint}: move it away to start anew")
         table = {row["architecture"]: row for row in csv.DictReader(TABLE.open())}
     else:

@@ -198,6 +198,10 @@ def test_any_child_runs_or_names_the_layer_that_vanishes(architecture):
         assert "shrinks below 1x1" in str(error)
     else:
         assert child.eval()(torch.zeros(1, 1, 20, 20)).shape == (1, 10)
+        before = [tensor.clone() for tensor in child.train().state_dict().values()]
+        layers = summarize(child, (1, 20, 20))
+        assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in child.parameters())
+        assert child.training and all(map(torch.equal, before, child.state_dict().values()))
 
 
 def test_a_map_that_vanishes_is_a_clear_error():

@@ -112,6 +112,15 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     assert "best: (1, 2," in result.stdout  # the last block's search finds lr 0.01 and depth 3
 
 
+def test_a_deep_architecture_has_a_file_name(tmp_path):
+    text = "c1x1f24s3x3-" + "-".join(f"c1x1f24i{'.'.join(str(j) for j in range(1, i))}" for i in range(2, 15))
+    flags = ["--architecture", text, "--train_images", "64", "--eval_epochs", "1", "--num_seeds", "1"]
+    result = command("--mode", "evaluate", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (file,) = (tmp_path / "runs/mnist").glob("evaluation-*.json")
+    assert len(text) > 255 and json.loads(file.read_text())["architecture"] == text
+
+
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
     for workers in ("1", "2"):
         result = command("--run_dir", workers, "--workers", workers, "--seed", "3", *SMALL, cwd=tmp_path)
@@ -134,9 +143,11 @@ def test_the_papers_space_and_recipe_end_to_end(tmp_path):
     assert {"search.png", "best.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
     flags = ["--architecture", "c3x1f24s3x2-c1x3f36s2x3i1", "--train_images", "300", "--eval_epochs", "1"]
-    result = command("--mode", "evaluate", "--num_seeds", "1", *flags, cwd=tmp_path)
+    result = command("--mode", "evaluate", "--child_recipe", "paper", "--num_seeds", "1", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     evaluation = json.loads((tmp_path / "runs/mnist/evaluation-c3x1f24s3x2-c1x3f36s2x3i1.json").read_text())
+    assert evaluation["recipe"]["nesterov"] == 0.9 and evaluation["recipe"]["epochs"] == 1
+    assert evaluation["recipe"]["best_of"] == 1  # the test set chooses no epoch
     assert evaluation["parameters"] == 3 * 24 + 2 * 24 + 3 * 24 * 36 + 2 * 36 + 36 * 10 + 10
 
 
@@ -328,6 +339,8 @@ def test_booleans_are_real(text, value):
         (["--use_cuda", "maybe"], "must be True or False, not 'maybe'"),
         (["--architecture", "k4f16p0"], "kernel 4 is not one of 3, 5, 7"),
         (["--architecture", "c3x3f36-c3x3f24i2"], "the inputs of c3x3f24i2 are not layers before it"),
+        (["--layers_step", "1", "--num_layers", "1", "--layers_every", "40"], "fewer networks of 1 layers"),
+        (["--layers_step", "100", "--layers_every", "1"], "beyond 100 layers"),
         (["--strides", "True"], "only --space paper has them"),
         (["--architecture", "resnet"], "'resnet' is not an architecture"),
         (["--dataset", "ImageNet"], "invalid choice: 'ImageNet'"),
