@@ -46,10 +46,10 @@ def plot_search(
     for (layer, name, choices), shares in zip(tokens, zip(*preferences, strict=True), strict=True):
         kind, *number = name.split()
         cell, bands = cells[layer - 1, columns.index(kind)], np.array(shares).T  # (choices, updates)
-        if number:  # whether that layer is an input
-            ink = plt.cm.viridis(int(number[0]) / num_layers)
-            cell.plot(bands[1], color=ink)
-            cell.annotate(number[0], (last, bands[1][-1]), ha="right", color=ink)
+        if number:  # a stripe for each earlier layer, the brighter the more often it is an input
+            low, high = (int(number[0]) - 1) / (layer - 1), int(number[0]) / (layer - 1)
+            cell.imshow(bands[1:], aspect="auto", cmap="gray", vmin=0, vmax=1, extent=(0, max(1, last), low, high))
+            cell.text(0.97 * last, (low + high) / 2, number[0], ha="right", va="center", color="tab:red")
         else:
             colors = plt.cm.viridis(np.linspace(0.15, 0.9, len(choices)))
             cell.stackplot(range(last + 1), bands, colors=colors)
@@ -65,7 +65,8 @@ def plot_search(
     for cell in cells.flat:
         cell.set_visible(cell.has_data())
     bottom.supxlabel(
-        "updates of the policy (an input: share of networks with that earlier layer as input)", fontsize="medium"
+        "updates of the policy (input: a stripe for each earlier layer, white where all networks have that input)",
+        fontsize="medium",
     )
     bottom.supylabel("share in the policy", fontsize="medium")
     figure.savefig(path, dpi=120)
