@@ -158,17 +158,16 @@ def truth_block() -> str:
         f"Real searches with seeds {seeds} were compared with their replays on the table: {sum(same)} of {len(same)} are equal in all "
         f"{live[0]['children']} children, in their order, in every accuracy, and in the network they hand over (`results/live_check.json`)."
     )
-    if (RESULTS / "reward_fidelity.json").exists():
-        f = read("reward_fidelity.json")
-        ci, v, n = f["rank_correlation_of_one_reward_ci"], f["reward_all_729"], f["final_seeds"]
-        text.append(
-            f"What is a reward worth? Over the 729 networks {v['share_of_variance']:.0%} of its variance is the architecture (standard deviation "
-            f"{100 * v['signal']:.2f} points) and the rest the noise of one training ({100 * v['noise']:.2f}). For {f['architectures']} networks spread over the "
-            f"ranks, trained as `--mode evaluate` does (n = {n} each), its rank correlation with the final test accuracy is "
-            f"{f['rank_correlation_of_one_reward'][0]:.2f} (95 % interval {ci[0]:.2f} to {ci[1]:.2f}), of the mean of three "
-            f"{f['rank_correlation_of_the_mean_of_three']:.2f}, among the better half {f['rank_correlation_in_the_better_half']:.2f}."
-        )
-        text.append("![Final test accuracy against reward](results/reward_fidelity.png)")
+    f = read("reward_fidelity.json")
+    ci, v, n = f["rank_correlation_of_one_reward_ci"], f["reward_all_729"], f["final_seeds"]
+    text.append(
+        f"What is a reward worth? Over the 729 networks {v['share_of_variance']:.0%} of its variance is the architecture (standard deviation "
+        f"{100 * v['signal']:.2f} points) and the rest the noise of one training ({100 * v['noise']:.2f}). For {f['architectures']} networks spread over the "
+        f"ranks, trained as `--mode evaluate` does (n = {n} each), its rank correlation with the final test accuracy is "
+        f"{f['rank_correlation_of_one_reward'][0]:.2f} (95 % interval {ci[0]:.2f} to {ci[1]:.2f}), of the mean of three "
+        f"{f['rank_correlation_of_the_mean_of_three']:.2f}, among the better half {f['rank_correlation_in_the_better_half']:.2f}."
+    )
+    text.append("![Final test accuracy against reward](results/reward_fidelity.png)")
     return "\n\n".join(text)
 
 
