@@ -52,13 +52,12 @@ class Layer:
         return f"c{self.height}x{self.width}f{self.filters}{stride}{inputs}"
 
 
-def make_layer(values: dict[str, int]) -> Layer:
-    """A layer from the values of its decisions; `input j` is 1 where layer j is one of its inputs."""
+def make_layer(values: dict[str, int], inputs: tuple[int, ...] = ()) -> Layer:
+    """A layer from the values of its decisions and the numbers of the layers it takes."""
     if "kernel" in values:
         return Layer(values["kernel"], values["kernel"], values["filters"], values["padding"])
     stride = values.get("stride_height", 1), values.get("stride_width", 1)
-    inputs = sorted(int(name.split()[1]) for name, chosen in values.items() if name.startswith("input ") and chosen)
-    return Layer(values["height"], values["width"], values["filters"], None, stride, tuple(inputs))
+    return Layer(values["height"], values["width"], values["filters"], None, stride, inputs)
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,13 @@ def parse_architecture(text: str) -> Architecture:
         if match is None or len(part) > 1000:
             raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
         found = {name: value for name, value in match.groupdict().items() if value is not None}
-        inputs = {f"input {int(j)}": 1 for j in found.pop("inputs", "").split(".") if j}
-        values = {name: int(value) for name, value in found.items()} | inputs
+        inputs = sorted({int(j) for j in found.pop("inputs", "").split(".") if j})
+        values = {name: int(value) for name, value in found.items()}
         for name, choices in (*SIZES, *STRIDES, *FILTERS) if paper else ORIGINAL:
             if name in values and values[name] not in choices:
                 listed = ", ".join(map(str, choices))
                 raise ValueError(f"{text!r} is outside the search space: {name} {values[name]} is not one of {listed}")
-        layer = make_layer(values)
+        layer = make_layer(values, tuple(inputs))
         if not all(0 < j < number for j in layer.inputs):
             raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
         if str(layer) != part:
@@ -148,10 +147,12 @@ class SearchSpace:
 
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
-        layers: dict[int, dict[str, int]] = {}
-        for (layer, name, choices), action in zip(self.tokens[: len(actions)], actions, strict=True):
-            layers.setdefault(layer, {})[name] = choices[action]
-        return Architecture(tuple(map(make_layer, layers.values())))
+        rest, layers = list(reversed(actions)), []
+        while rest:
+            values = {name: choices[rest.pop()] for name, choices in self.layer_decisions if choices}
+            inputs = tuple(j for j in range(1, len(layers) + 1) if self.paper and rest.pop())
+            layers.append(make_layer(values, inputs))
+        return Architecture(tuple(layers))
 
 
 class Child(nn.Module):

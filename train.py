@@ -279,10 +279,8 @@ def print_network(architecture: Architecture, image_shape: tuple[int, int, int],
         raise InputError(str(error)) from None
     size = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
     width = max(len(layer.name) for layer in layers)
-    for layer in layers:
-        print(
-            f"  {layer.name:<{width}} {' x '.join(map(str, layer.output_shape)):>14} {layer.parameters:>9,} parameters"
-        )
+    for name, shape, parameters, _ in layers:
+        print(f"  {name:<{width}} {' x '.join(map(str, shape)):>14} {parameters:>9,} parameters")
     print(f"  {architecture}: {size['parameters']:,} parameters, {size['flops'] / 1e6:.1f} million FLOPs an image")
     return size
 
