@@ -37,6 +37,7 @@ class PolicyGradient:
     entropy_weight: float = 0.3  # of the entropy bonus in nats, times the share of repeats; not in the paper
     baseline_decay: float = 0.5  # of the moving average, per update
     reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
+    importance_weights: bool = False  # count a stale sample the less, the less likely it has become; for large lags
     patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
     num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
     seed: int = 0  # of the sampling
@@ -59,15 +60,15 @@ class PolicyGradient:
 
         Ends earlier when the space is exhausted or the policy has collapsed; `stopped_early` then says so.
         """
-        under_way: deque[tuple[Tensor, list]] = deque()
+        under_way: deque[tuple[Tensor, Tensor, list]] = deque()
         while True:
             while len(under_way) <= self.update_lag and not self._finished(num_children):
                 under_way.append(self._sample_batch(num_children))
             if not under_way:
                 return
-            actions, results = under_way.popleft()
+            actions, log_prob, results = under_way.popleft()
             rewards = [result.result() if isinstance(result, Future) else result for result in results]
-            yield self.update(actions, rewards)
+            yield self.update(actions, rewards, log_prob if self.importance_weights else None)
 
     @property
     def stopped_early(self) -> str | None:
@@ -81,12 +82,15 @@ class PolicyGradient:
     def _finished(self, num_children: int) -> bool:
         return len(self.results) >= num_children or self.stopped_early is not None
 
-    def _sample_batch(self, num_children: int) -> tuple[Tensor, list]:
-        """Sample m action sequences and start evaluating the new ones; cut where the budget is met."""
+    def _sample_batch(self, num_children: int) -> tuple[Tensor, Tensor, list]:
+        """Sample m action sequences and start evaluating the new ones; cut where the budget is met.
+
+        Returns them, their log-probabilities (m,), and their rewards or Futures of them.
+        """
         known, results = len(self.results), []
         num_steps = self.num_steps(known) if self.num_steps else None
         with torch.no_grad():
-            actions = self.controller(None, self.children_per_update, self.generator, num_steps).actions  # (m, T)
+            actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, num_steps)  # (m, T)
         for sequence in map(tuple, actions.tolist()):
             if sequence not in self.results:
                 self.results[sequence] = self.evaluate(sequence)
@@ -97,12 +101,12 @@ class PolicyGradient:
         self.batches += 1
         self.batches_without_new = 0 if new else self.batches_without_new + 1
         self.repeats = 1 - new / len(results)
-        return actions[: len(results)], results
+        return actions[: len(results)], log_prob.sum(1)[: len(results)], results
 
-    def update(self, actions: Tensor, rewards: list[float]) -> dict:
+    def update(self, actions: Tensor, rewards: list[float], sampled_log_prob: Tensor | None = None) -> dict:
         """One REINFORCE step on `actions` (m, T) and their m rewards; returns its metrics."""
         advantage, baseline = self.advantage(actions, rewards)  # (m,)
-        loss, entropy = self.loss(actions, advantage)
+        loss, entropy = self.loss(actions, advantage, sampled_log_prob)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -118,13 +122,16 @@ class PolicyGradient:
             "loss": loss.item(),
         }
 
-    def loss(self, actions: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, actions: Tensor, advantage: Tensor, sampled_log_prob: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """REINFORCE loss with entropy bonus (§3.2; the bonus is not in the paper) and the mean entropy in nats.
 
         A policy that still finds new sequences is left alone, one that repeats itself is widened: it can exploit what
-        it has learned, and does not collapse.
+        it has learned, and does not collapse. With the log-probabilities (m,) that stale samples had when they were
+        sampled, each counts min(1, pi / pi_then): truncated importance weights (Espeholt et al. 2018, for large lags).
         """
         _, log_prob, entropy = self.controller(actions)  # (m, T), (m, T)
+        if sampled_log_prob is not None:
+            advantage = advantage * (log_prob.detach().sum(1) - sampled_log_prob).exp().clamp(max=1)
         entropy_weight = self.entropy_weight * self.repeats
         loss = -(advantage * log_prob.sum(1)).mean() - entropy_weight * entropy.sum(1).mean()
         return loss, entropy.sum(1).mean()

@@ -155,7 +155,7 @@ def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
 def make_policy_gradient(args: argparse.Namespace, controller: Controller, evaluate: Callable) -> PolicyGradient:
     """The search that the flags describe; for random search one that learns nothing."""
     names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "seed")
-    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in (*names, "importance_weights")}
     settings["lr"] = args.controller_lr if args.strategy == "reinforce" else 0.0
     if args.layers_step:
         steps_per_layer = len(make_space(args).layer_decisions)
@@ -468,6 +468,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average of rewards, per update")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
+    add("--importance_weights", type=boolean, nargs="?", const=True, default=False, help="for an --update_lag above 5")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument

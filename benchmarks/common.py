@@ -1,5 +1,7 @@
 """What the benchmarks share: a panel of architectures, the data, and one child measured on validation and test images."""
 
+import math
+
 from model import Recipe, measure, parse_architecture, train_child
 from train import in_shared_memory
 from utils import ROOT, child_seed, hold_out, load_images
@@ -19,6 +21,15 @@ PANEL = (  # of the 729: the smallest, the largest, and a spread between
     "k7f32p0-k5f16p1",
     "k7f32p2-k7f32p2",
 )
+
+
+CHILDREN_PER_UPDATE = 8  # the paper's, for many workers
+UNDER_WAY = 2.5  # samples under way for each worker, which keep it busy (scaling.py)
+
+
+def recommended_lag(num_workers: int) -> int:
+    """The update lag that keeps so many workers busy."""
+    return max(1, math.ceil(UNDER_WAY * num_workers / CHILDREN_PER_UPDATE) - 1)
 
 
 def load_mnist() -> tuple:

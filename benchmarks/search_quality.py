@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS
+from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, recommended_lag
 from controller import Controller
 from train import count_finalists, make_policy_gradient, parse_arguments
 from utils import environment, usable_cores, write_json
 
-BUDGETS = (25, 50, 100, 200)
-GRID = range(5, 201, 5)  # children, of the curves
+BUDGETS = (25, 50, 100, 200)  # children, the default of --budgets
+POINTS = 40  # of the curves over the children
 TOP = (1, 5, 15)  # of the paper's Figure 6
 Actions = tuple[int, ...]
 
@@ -115,7 +115,7 @@ def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "")
         controller = Controller(observed.table.num_choices, None, args.hidden_size, args.controller_layers)
     args.seed = seed
     search = make_policy_gradient(args, controller, lambda actions: observed(actions) ** args.reward_exponent)
-    modes, entropy, budgets, grid = {}, [], list(BUDGETS), list(GRID)
+    modes, entropy, budgets, grid = {}, [], list(_budgets), list(curve_points())
     for metrics in search.search(budget):
         while grid and len(observed.seen) >= grid[0]:
             entropy.append(metrics["entropy"])
@@ -197,31 +197,46 @@ METHODS: dict[str, tuple[Callable, dict]] = {
 }
 COMPARED = list(METHODS)  # by default
 METHODS |= {f"lag {lag}": (policy_gradient, {"flags": f"--update_lag {lag}"}) for lag in range(4)}
+METHODS |= {  # with lags that keep so many workers busy
+    f"{workers} workers{note}": (
+        policy_gradient,
+        {"flags": f"--children_per_update {CHILDREN_PER_UPDATE} --update_lag {recommended_lag(workers)} {flag}"},
+    )
+    for workers in (1, 8, 64, 800)
+    for note, flag in {"": "", ", weighted": "--importance_weights"}.items()
+}
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
 
-_table: Table | None = None  # in a process of the pool
+_table: Table | None = None  # these two: in a process of the pool
+_budgets: tuple[int, ...] = BUDGETS
 
 
-def set_table(table: Table) -> None:
-    global _table
-    _table = table
+def start(table: Table, budgets: tuple[int, ...]) -> None:
+    global _table, _budgets
+    _table, _budgets = table, budgets
+
+
+def curve_points() -> range:
+    """Numbers of children at which the curves are taken."""
+    step = max(_budgets) // POINTS
+    return range(step, max(_budgets) + 1, step)
 
 
 def repetition(method: str, settings: dict, seed: int) -> dict:
     """One search: what it hands over at each budget, and its curves over the children."""
     observed = Observed(_table, seed)
-    extra = METHODS[method][0](observed, max(BUDGETS), seed, **settings)
-    budgets = dict.fromkeys(BUDGETS, len(_table.truth)) if method == "everything" else {b: b for b in BUDGETS}
+    extra = METHODS[method][0](observed, max(_budgets), seed, **settings)
+    budgets = dict.fromkeys(_budgets, len(_table.truth)) if method == "everything" else {b: b for b in _budgets}
     found = {b: observed.best(children, finalists=False) for b, children in budgets.items()}
     if method == "everything":
-        finals = dict.fromkeys(BUDGETS, observed.best(len(_table.truth) + 10, finalists=True))
+        finals = dict.fromkeys(_budgets, observed.best(len(_table.truth) + 10, finalists=True))
     else:
-        finals = {b: observed.best(b, finalists=True) for b in BUDGETS}
+        finals = {b: observed.best(b, finalists=True) for b in _budgets}
     rewards = list(observed.seen.values())
-    tops = {k: [float(np.mean(sorted(rewards[:n])[-k:])) for n in GRID] for k in TOP}
-    truth = [_table.truth[observed.best(n, finalists=False)] for n in GRID]
+    tops = {k: [float(np.mean(sorted(rewards[:n])[-k:])) for n in curve_points()] for k in TOP}
+    truth = [_table.truth[observed.best(n, finalists=False)] for n in curve_points()]
     return {"found": found, "finals": finals, "tops": tops, "truth": truth, "children": len(rewards)} | extra
 
 
@@ -260,7 +275,7 @@ def summary(table: Table, found: list[Actions], random: list[Actions] | None = N
 
 
 def curves(repeated: list[dict], random: list[dict] | None) -> dict:
-    """Over the children of GRID: true accuracy of the best observed, and top-k mean rewards above random search's."""
+    """Over the children: true accuracy of the best observed, and top-k mean rewards above random search's."""
     result = dict(zip(("truth", "truth_ci"), mean_ci(np.array([run["truth"] for run in repeated])), strict=True))
     for k in TOP if random else ():
         ours, theirs = (mean_ci(np.array([run["tops"][k] for run in runs])) for runs in (repeated, random))
@@ -277,10 +292,12 @@ def main() -> None:
     parser.add_argument("--name", default="mnist", help="of the file in results/")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS))
+    parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="children, ascending")
     args = parser.parse_args()
-    table = read_table(args.table)
+    table, budgets = read_table(args.table), tuple(args.budgets)
+    start(table, budgets)
     started, runs = time.perf_counter(), {}
-    with ProcessPoolExecutor(usable_cores(), initializer=set_table, initargs=(table,)) as pool:
+    with ProcessPoolExecutor(usable_cores(), initializer=start, initargs=(table, budgets)) as pool:
         for method in args.methods:
             settings, n = METHODS[method][1], args.repetitions
             jobs = pool.map(repetition, itertools.repeat(method), itertools.repeat(settings), range(n), chunksize=2)
@@ -290,18 +307,24 @@ def main() -> None:
         random = runs.get("random search") if method != "random search" else None
         methods[method] = {"budgets": {}, "curves": curves(repeated, random)}
         methods[method]["children"] = float(np.mean([run["children"] for run in repeated]))
-        for budget in BUDGETS:
+        for budget in budgets:
             row = {}
             for kind in ("found", "finals", "modes"):
                 if kind in repeated[0]:
                     other = [run[kind][budget] for run in random] if random and kind != "modes" else None
                     row[kind] = summary(table, [run[kind][budget] for run in repeated], other)
             methods[method]["budgets"][str(budget)] = row
-    result = {"table": args.table.name, "architectures": len(table.truth), "grid": list(GRID), "methods": methods}
+    result = {
+        "table": args.table.name,
+        "architectures": len(table.truth),
+        "grid": list(curve_points()),
+        "methods": methods,
+    }
     ranked = sorted(table.truth.values(), reverse=True)
     result["truth"] = {"best": ranked[0], "mean": float(np.mean(ranked))}
     result["truth"] |= {f"top{share}": ranked[math.ceil(len(ranked) * share / 100) - 1] for share in (1, 5)}
     command = f"python -m benchmarks.search_quality --table {args.table.name} --name {args.name}"
+    command += f" --budgets {' '.join(map(str, budgets))}" if budgets != BUDGETS else ""
     command += f" --repetitions {args.repetitions} --methods {' '.join(map(repr, args.methods))}"
     result |= {"command": command, "seconds": time.perf_counter() - started, "date": str(date.today())}
     write_json(RESULTS / f"search_quality_{args.name}.json", result | environment())

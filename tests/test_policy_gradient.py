@@ -53,6 +53,43 @@ def test_expected_reinforce_gradient_is_the_gradient_of_the_exact_expected_rewar
     torch.testing.assert_close(expected, exact, rtol=1e-10, atol=1e-12)
 
 
+def test_expected_gradient_of_stale_samples_is_that_of_truncated_importance_weights():
+    """Averaged over all sequences as the older policy samples them: sum of min(older, newer) (R - b) grad log pi."""
+    newer, older = far_from_uniform(), tiny().double()  # the older one is nearly uniform
+    log_prob, sampled = newer(ALL_ACTIONS).log_prob.sum(1), older(ALL_ACTIONS).log_prob.sum(1).detach()
+    advantages = torch.linspace(-1, 2, len(ALL_ACTIONS), dtype=torch.float64).sin() * 3
+    weights = torch.minimum(log_prob.exp(), sampled.exp()).detach()
+    assert ((weights < sampled.exp()).sum() > 3) and ((weights == sampled.exp()).sum() > 3)
+    exact = gradient(newer, -(weights * advantages * log_prob).sum())
+
+    policy_gradient = PolicyGradient(newer, evaluate=None, entropy_weight=0.0)
+    expected = torch.zeros_like(exact)
+    for actions, advantage, then in zip(ALL_ACTIONS, advantages, sampled, strict=True):
+        loss, _ = policy_gradient.loss(actions[None], advantage[None], then[None])
+        expected += then.exp() * gradient(newer, loss)
+    torch.testing.assert_close(expected, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_importance_weights_keep_a_policy_with_a_large_lag_from_narrowing():
+    """400 samples under way, of a smooth reward over 8,000 sequences; both learn it."""
+    narrowest = {}
+    for weights in (True, False):
+        settings = {"children_per_update": 8, "update_lag": 49, "importance_weights": weights}
+        metrics = list(PolicyGradient(tiny((20, 20, 20)), sum, **settings).search(1200))
+        late = [update["reward"] for update in metrics[-50:]]
+        assert sum(late) / len(late) > 1.3 * metrics[0]["reward"]
+        narrowest[weights] = min(update["entropy"] for update in metrics)
+    assert narrowest[True] > 5 > narrowest[False]  # nats; uniform is 9
+
+
+def test_importance_weights_change_nothing_without_a_lag():
+    walks = [record_search(40, update_lag=0, importance_weights=weights)[0] for weights in (True, False)]
+    assert walks[0] == walks[1]
+    lag = {"num_choices": [20, 20, 20], "update_lag": 3}
+    walks = [record_search(200, **lag, importance_weights=weights)[0] for weights in (True, False)]
+    assert walks[0] != walks[1]
+
+
 def test_expected_bonus_is_the_exact_entropy():
     controller = far_from_uniform()
     log_prob = controller(ALL_ACTIONS).log_prob.sum(1)
