@@ -64,10 +64,8 @@ def plot_search(
         row[0].set_ylabel(f"layer {layer}")
     for cell in cells.flat:
         cell.set_visible(cell.has_data())
-    bottom.supxlabel(
-        "updates of the policy (input: a stripe for each earlier layer, white where all networks have that input)",
-        fontsize="medium",
-    )
+    stripes = " (input: a stripe for each earlier layer, white where all networks have that input)"
+    bottom.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
     bottom.supylabel("share in the policy", fontsize="medium")
     figure.savefig(path, dpi=120)
     plt.close(figure)
