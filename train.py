@@ -36,7 +36,7 @@ from model import (
 )
 from policy_gradient import PolicyGradient
 from utils import InputError
-from workers import TaskFailed, Workers
+from workers import Cluster, TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=4, shift=1)
 MAX_LAYERS = 100
@@ -47,8 +47,8 @@ PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f
 
 def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
-    clock = utils.Clock(args.run_dir / "time.json", args.workers)
-    device = utils.choose_device(args.use_cuda)
+    clock = utils.Clock(args.run_dir / "time.json")
+    device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     recipe = make_recipe(args, Recipe(), args.child_epochs)
     space = make_space(args)
     controller = make_controller(args, space)
@@ -58,7 +58,7 @@ def generate(args: argparse.Namespace) -> None:
 
     with (
         utils.open_run(args.run_dir, search_config(args, recipe, device)) as ledger,
-        Workers(args.workers, in_shared_memory(data), args.child_timeout) as workers,
+        make_workers(args, data) as workers,
         tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
     ):
 
@@ -87,7 +87,7 @@ def generate(args: argparse.Namespace) -> None:
                 shares.append(controller.preferences())
                 bar.set_postfix_str(PROGRESS.format(**metrics))
                 if bar.n > bar.initial:
-                    clock.save()
+                    clock.save(workers.num_workers)
         bar.close()
         ranking = train_finalists(args, ledger.rows, workers, train_and_record, clock)
         save_search(args, controller, ledger.rows, ranking, shares)
@@ -116,7 +116,7 @@ def count_finalists(args: argparse.Namespace) -> int:
 
 
 def train_finalists(
-    args: argparse.Namespace, rows: dict, workers: Workers, train: Callable, clock: utils.Clock
+    args: argparse.Namespace, rows: dict, workers: Workers | Cluster, train: Callable, clock: utils.Clock
 ) -> list:
     """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
 
@@ -132,7 +132,7 @@ def train_finalists(
     with ledger.file, tqdm(total=len(todo), unit="finalist", dynamic_ncols=True, disable=not todo) as bar:
         for job in [workers.submit(train, ledger, row, bar) for row in todo]:
             job.result()
-            clock.save()
+            clock.save(workers.num_workers)
     for finalist in finalists:
         again = ledger.rows[finalist["child"]]
         finalist["val_accuracies"].append(again["val_accuracy"])
@@ -163,7 +163,18 @@ def make_policy_gradient(args: argparse.Namespace, controller: Controller, evalu
     return PolicyGradient(controller, evaluate, **settings)
 
 
-def attempt(workers: Workers, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
+def make_workers(args: argparse.Namespace, data: tuple) -> Workers | Cluster:
+    """Processes on this machine, or with --cluster on many."""
+    if args.cluster is None:
+        return Workers(args.workers, in_shared_memory(data), args.child_timeout)
+    under_way = args.children_per_update * (args.update_lag + 1)
+    try:
+        return Cluster(args.cluster, args.workers, under_way, data, args.child_timeout, args.gpus_per_child)
+    except ImportError:
+        raise InputError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
+
+
+def attempt(workers: Workers | Cluster, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
     """A child's part of its ledger row; one that can't be trained gets accuracy 0 and an `error`."""
     started = time.perf_counter()
     try:
@@ -183,7 +194,7 @@ def search_child(data: tuple, architecture: Architecture, recipe: Recipe, seed: 
 def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict:
     """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    free = ("mode", "data_dir", "run_dir", "workers", "use_cuda", "num_children",
+    free = ("mode", "data_dir", "run_dir", "workers", "cluster", "gpus_per_child", "use_cuda", "num_children",
             "num_finalists", "architecture", "eval_epochs", "num_seeds")  # fmt: skip
     settings = {name: value for name, value in flags.items() if name not in free}
     settings |= {"recipe": asdict(recipe), "device": device}
@@ -447,6 +458,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", type=boolean, nargs="?", const=True, default=False, help="train on the GPU: True or False")
     add("--workers", type=size, default=utils.usable_cores(), help="children trained at once; changes no result")
+    add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local (--workers CPUs)")
+    add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
     add("--seed", type=number(int, 0), default=0, help="of the controller, the sampling and all children")
 
     add = parser.add_argument_group("search").add_argument
@@ -468,7 +481,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average of rewards, per update")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
-    add("--importance_weights", type=boolean, nargs="?", const=True, default=False, help="for an --update_lag above 5")
+    add("--importance_weights", type=boolean, nargs="?", const=True, default=False, help="for an --update_lag above 10")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument
@@ -491,6 +504,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     first = SearchSpace(args.num_layers, args.space == "paper", args.strides)
     if args.layers_step and math.prod(len(choices) for *_, choices in first.tokens) < args.layers_every:
         parser.error(f"argument --layers_every: there are fewer networks of {args.num_layers} layers than that")
+    if args.cluster and args.mode == "evaluate":
+        parser.error("argument --cluster: --mode evaluate trains on this machine")
+    if args.gpus_per_child and not args.cluster:
+        parser.error("argument --gpus_per_child: only --cluster shares GPUs")
+    if args.cluster and args.use_cuda and not args.gpus_per_child:
+        parser.error("argument --use_cuda: with --cluster say how much of a GPU a child gets, as --gpus_per_child 0.25")
     args.run_dir = args.run_dir or default_run_dir(args.dataset, args.strategy)
     return args
 

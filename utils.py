@@ -275,17 +275,17 @@ def continued(config_file: Path, config: dict) -> dict:
 class Clock:
     """The time a search has taken, all its runs together, in seconds; kept in time.json."""
 
-    def __init__(self, file: Path, num_workers: int) -> None:
-        self.file, self.num_workers = file, num_workers
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.before = read_json(file) if file.exists() else {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
         if not all(isinstance(self.before.get(key), float) for key in ("wall", "workers", "main_cpu")):
             raise InputError(f"{file} is damaged: delete it, only the time spent so far is lost")
         self.total = self.before
 
-    def save(self) -> None:
+    def save(self, num_workers: int) -> None:
         """Add the time of this run: on the wall, of all worker slots, and of the main process's computing."""
         wall, cpu = time.perf_counter() - self.started, time.process_time() - self.cpu_started
-        this_run = {"wall": wall, "workers": wall * self.num_workers, "main_cpu": cpu}
+        this_run = {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}
         self.total = {key: self.before[key] + seconds for key, seconds in this_run.items()}
         write_json(self.file, self.total)

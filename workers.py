@@ -3,17 +3,22 @@
 with Workers(num_workers=2, shared=data) as workers:
     future = workers.submit(job)      # `job` runs in a thread here and calls
     workers.run(function, *args)      # ... function(data, *args) in that thread's own process
+
+`Cluster` does the same on many machines with Ray.
 """
 
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing  # noqa: F401  (tensors in `shared` reach the processes as shared memory, not as copies)
@@ -32,7 +37,7 @@ class Workers:
     """
 
     def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None) -> None:
-        self.shared = shared
+        self.num_workers, self.shared = num_workers, shared
         self.timeout = timeout  # seconds for one task, not counting the start of its process
         self.starting = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
@@ -91,6 +96,89 @@ class Workers:
         self.threads.shutdown(wait=True)
         while any(process.is_alive() for process in processes):  # join() may return early: the executor reaps them too
             time.sleep(0.01)
+
+
+class Cluster:
+    """The same on a Ray cluster: a task runs where there is room, and again elsewhere if its process or node dies.
+
+    `address` is "local" (a new cluster of `num_workers` CPUs), "auto" or "host:port"; `num_threads` tasks can be under
+    way, each on one CPU and `gpus` of a GPU. Each node gets `shared` once. ConnectionError without a cluster, or room.
+    """
+
+    def __init__(
+        self, address: str, num_workers: int, num_threads: int, shared: Any, timeout: float | None, gpus: float
+    ) -> None:
+        os.environ.setdefault("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1")  # the processes of a node share `shared`
+        import ray  # here, because it is needed with --cluster only
+
+        # What a task needs is the code beside this file: the modules, not data, runs or results.
+        code = {"working_dir": str(Path(__file__).parent), "excludes": ["/*/", "*.md"]}
+        quiet = {"logging_level": "error", "log_to_driver": False, "configure_logging": True}
+        new = {"num_cpus": num_workers, "include_dashboard": False} if address == "local" else {}
+        terminate = signal.getsignal(signal.SIGTERM)
+        try:
+            if address not in ("local", "auto"):  # Ray itself would try for minutes
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, port), timeout=10).close()
+            ray.init(address, runtime_env=code, **quiet, **new)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConnectionError(f"no Ray cluster answers at {address} ({reason})") from None
+        signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place
+        self.ray, self.timeout = ray, timeout
+        self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(_call_on_node)
+        with warnings.catch_warnings(action="ignore"):  # that shared tensors must not be written to: no child does
+            self.shared = [ray.put(shared)]  # in a list it travels as a reference
+        cpus, all_gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
+        self.num_workers = min(cpus, all_gpus * int(1 / gpus)) if gpus else cpus
+        if not self.num_workers:
+            ray.shutdown()
+            raise ConnectionError(f"the Ray cluster has {cpus} CPUs and {all_gpus} GPUs: no room for a child")
+        self.threads = ThreadPoolExecutor(num_threads)
+
+    def submit(self, job: Callable, *args: Any) -> Future:
+        """Run `job(*args)` in a thread of its own."""
+        return self.threads.submit(job, *args)
+
+    def run(self, function: Callable, *args: Any) -> Any:
+        """Return `function(shared, *args)` from some process of the cluster; TaskFailed as in `Workers.run`."""
+        task, exceptions = self.task.remote(self.shared, self.timeout, function, args), self.ray.exceptions
+        try:
+            return self.ray.get(task)
+        except (exceptions.WorkerCrashedError, exceptions.NodeDiedError):
+            raise TaskFailed(f"its worker process died {ATTEMPTS} times") from None
+        except exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+        if not isinstance(cause, exceptions.RayError):
+            raise cause  # what the function raised
+        raise ConnectionError(f"the Ray cluster failed: {' '.join(str(cause).split())[:500]}")
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Drop what is waiting, end what is running; a cluster of one's own ends too."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.ray.shutdown()
+
+
+def _call_on_node(shared: list, timeout: float | None, function: Callable, args: tuple) -> Any:
+    """Runs in a process of a Ray cluster, which keeps `shared` for its next task."""
+    global _shared
+    if _shared is None:
+        import ray
+
+        _shared = ray.get(shared[0])
+
+    def expire(*_: Any) -> None:
+        raise TaskFailed(f"took longer than {timeout:g} seconds")
+
+    signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, timeout or 0)
+    try:
+        return function(_shared, *args)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 _shared: Any = None  # in a worker process: what all its tasks share

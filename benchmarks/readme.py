@@ -12,7 +12,7 @@ import shutil
 import statistics
 
 from benchmarks import figures
-from benchmarks.common import PANEL, RESULTS
+from benchmarks.common import CHILDREN_PER_UPDATE, PANEL, RESULTS, UNDER_WAY, recommended_lag
 from train import duration
 from utils import ROOT
 
@@ -221,6 +221,57 @@ def fashion_block() -> str:
     )
 
 
+def scaling_block() -> str:
+    """What a simulation says about many workers, what real runs say about it, and what staleness costs."""
+    result = read("scaling.json")
+    recommended, repeated, lag0 = (
+        next(row for row in rows if row["workers"] == 800) for rows in result["simulated"].values()
+    )
+    rates, seconds = result["children_per_second"], result["mean_seconds"]
+    limits = ", ".join(
+        f"{v:.0%} with {k}" for k, v in list(result["samples_under_way_for_each_of_800_workers"].items())[:-1]
+    )
+    checks = ", ".join(f"{c['difference']:+.1%} with {c['workers']}" for c in result["checks"])
+    lines = [
+        f"Simulated with the durations of the default search's children, 800 workers train {recommended['used_without_drain']:.1%} of their time with a lag of "
+        f"{recommended['update_lag']} ({recommended['used']:.1%} with the drain at the end of {result['children_per_worker']} children a worker), {lag0['used_without_drain']:.1%} with lag 0. "
+        f"What limits it is the number of *new* children under way for each worker, as the slowest child, {result['slowest_child']:.1f} times the mean, holds up the next update: of their time {limits} is used; and with "
+        f"{UNDER_WAY:g} samples, but as many repeats among them as in the MNIST search, {repeated['used_without_drain']:.0%}. The simulated time of real "
+        f"searches of {result['checks'][0]['children']} children differs from the measured one by {checks} worker(s). The process of the controller hands out and takes back {rates['local']:.0f} children a "
+        f"second, {rates['ray']:.0f} through Ray (children of zero length, 6 layers of the paper's space): with {seconds:.1f} s a child that feeds {rates['local'] * seconds:,.0f} and {rates['ray'] * seconds:,.0f} workers.",
+        "",
+        "![Worker time used](results/scaling.png)",
+        "",
+    ]
+    tables = [read(f"search_quality_nasbench_macro_{name}.json")["methods"] for name in ("workers", "800")]
+    columns = [(table, budget) for table in tables for budget in table["random search"]["budgets"]]
+    n = tables[0]["random search"]["budgets"][columns[0][1]]["found"]["n"]
+    lines += [
+        f"What staleness costs on NAS-Bench-Macro: true accuracy of the best observed with its 95 % interval, and mean of the children in the second half of the budget, %, n = {n} searches each.",
+        "",
+        "| for workers | samples under way | " + " | ".join(f"{budget} children" for _, budget in columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for method in tables[0]:
+        words = method.split()
+        under_way = f"{CHILDREN_PER_UPDATE * (1 + recommended_lag(int(words[0]))):,}" if "workers" in method else ""
+        cells = []
+        for table, budget in columns:
+            found = table[method]["budgets"][budget]["found"] if method in table else None
+            late = table[method]["late"].get(budget) if method in table else None
+            cell = f"{100 * found['truth']:.2f} ± {100 * found['truth_ci']:.2f}" if found else ""
+            cells.append(cell + (f", {100 * late['truth']:.2f}" if late else ""))
+        lines.append(f"| {method.replace(' workers', '')} | {under_way} | {' | '.join(cells)} |")
+    stopped = tables[1]["800 workers"]["children"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"*Weighted*: with `--importance_weights True`. Without, searches for 800 workers ended after {stopped:,.0f} children on average: their policy had collapsed.",
+        ]
+    )
+
+
 def report_block() -> str:
     """What the two commands print at their end."""
     return "```\n" + (RESULTS / "mnist" / "report.txt").read_text().rstrip() + "\n```"
@@ -234,6 +285,7 @@ def render(text: str) -> str:
         "truth": truth_block(),
         "fashion": fashion_block(),
         "cost": cost_block(),
+        "scaling": scaling_block(),
         "report": report_block(),
     }
     for name, content in blocks.items():

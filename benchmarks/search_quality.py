@@ -237,7 +237,11 @@ def repetition(method: str, settings: dict, seed: int) -> dict:
     rewards = list(observed.seen.values())
     tops = {k: [float(np.mean(sorted(rewards[:n])[-k:])) for n in curve_points()] for k in TOP}
     truth = [_table.truth[observed.best(n, finalists=False)] for n in curve_points()]
-    return {"found": found, "finals": finals, "tops": tops, "truth": truth, "children": len(rewards)} | extra
+    # The children between half of the budget and the whole: none where a policy collapsed before.
+    late = {b: [_table.truth[actions] for actions in list(observed.seen)[b // 2 : b]] for b in _budgets}
+    late = {b: float(np.mean(values)) for b, values in late.items() if values}
+    result = {"found": found, "finals": finals, "late": late, "tops": tops, "truth": truth, "children": len(rewards)}
+    return result | extra
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -305,7 +309,7 @@ def main() -> None:
     methods = {}
     for method, repeated in runs.items():
         random = runs.get("random search") if method != "random search" else None
-        methods[method] = {"budgets": {}, "curves": curves(repeated, random)}
+        methods[method] = {"budgets": {}, "late": {}, "curves": curves(repeated, random)}
         methods[method]["children"] = float(np.mean([run["children"] for run in repeated]))
         for budget in budgets:
             row = {}
@@ -313,6 +317,9 @@ def main() -> None:
                 if kind in repeated[0]:
                     other = [run[kind][budget] for run in random] if random and kind != "modes" else None
                     row[kind] = summary(table, [run[kind][budget] for run in repeated], other)
+            if all(budget in run["late"] for run in repeated):
+                late = mean_ci(np.array([[run["late"][budget]] for run in repeated]))
+                methods[method]["late"][str(budget)] = {"truth": late[0].item(), "truth_ci": late[1].item()}
             methods[method]["budgets"][str(budget)] = row
     result = {
         "table": args.table.name,

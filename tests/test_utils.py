@@ -199,10 +199,7 @@ def test_a_folder_that_is_not_a_searchs_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"wall": "1", "workers": 1.0, "main_cpu": 1.0}', "\x00"])
 def test_a_damaged_clock_or_configuration_is_named(tmp_path, content):
-    for name, use in (
-        ("time.json", lambda file: Clock(file, 2)),
-        ("config.json", lambda file: continued(file, CONFIG)),
-    ):
+    for name, use in (("time.json", lambda file: Clock(file)), ("config.json", lambda file: continued(file, CONFIG))):
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=name):
             use(tmp_path / name)
