@@ -229,15 +229,16 @@ def scaling_block() -> str:
     )
     rates, seconds = result["children_per_second"], result["mean_seconds"]
     limits = ", ".join(
-        f"{v:.0%} with {k}" for k, v in list(result["samples_under_way_for_each_of_800_workers"].items())[:-1]
+        f"with {k} sample{'s' if k != '1' else ''} {v:.0%}"
+        for k, v in list(result["samples_under_way_for_each_of_800_workers"].items())[:-1]
     )
     checks = ", ".join(f"{c['difference']:+.1%} with {c['workers']}" for c in result["checks"])
     lines = [
         f"Simulated with the durations of the default search's children, 800 workers train {recommended['used_without_drain']:.1%} of their time with a lag of "
         f"{recommended['update_lag']} ({recommended['used']:.1%} with the drain at the end of {result['children_per_worker']} children a worker), {lag0['used_without_drain']:.1%} with lag 0. "
-        f"What limits it is the number of *new* children under way for each worker, as the slowest child, {result['slowest_child']:.1f} times the mean, holds up the next update: of their time {limits} is used; and with "
+        f"What limits it is the number of *new* children under way for each worker, as the slowest child, {result['slowest_child']:.1f} times the mean, holds up the next update: {limits} of the time is used; with "
         f"{UNDER_WAY:g} samples, but as many repeats among them as in the MNIST search, {repeated['used_without_drain']:.0%}. The simulated time of real "
-        f"searches of {result['checks'][0]['children']} children differs from the measured one by {checks} worker(s). The process of the controller hands out and takes back {rates['local']:.0f} children a "
+        f"searches of {result['checks'][0]['children']} children differs from the measured one by {checks} workers. The process of the controller hands out and takes back {rates['local']:.0f} children a "
         f"second, {rates['ray']:.0f} through Ray (children of zero length, 6 layers of the paper's space): with {seconds:.1f} s a child that feeds {rates['local'] * seconds:,.0f} and {rates['ray'] * seconds:,.0f} workers.",
         "",
         "![Worker time used](results/scaling.png)",
