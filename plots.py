@@ -73,9 +73,11 @@ def plot_search(
 
 def plot_architecture(path: Path, architecture: Architecture, title: str) -> None:
     """Draw a network: each layer's filter size and number of filters, and an arc for each skip connection."""
-    layers = [(f"{layer.height} x {layer.width}", str(layer.filters), layer.stride) for layer in architecture.layers]
-    layers = ["\n".join([*text, *(["stride {} x {}".format(*s)] if s != (1, 1) else [])]) for *text, s in layers]
-    labels = ["image", *layers, "classifier"]
+    labels = ["image"]
+    for layer in architecture.layers:
+        stride = "" if layer.stride == (1, 1) else "\nstride {} x {}".format(*layer.stride)
+        labels.append(f"{layer.height} x {layer.width}\n{layer.filters}{stride}")
+    labels.append("classifier")
     figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
     boxes = [
         axes.text(x, 0, label, ha="center", va="center", fontsize="small", bbox={"boxstyle": "round", "fc": "0.93"})

@@ -481,7 +481,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average of rewards, per update")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
-    add("--importance_weights", type=boolean, nargs="?", const=True, default=False, help="for an --update_lag above 10")
+    add("--importance_weights", type=boolean, nargs="?", const=True, default=False, help="for large lags, such as 19")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument

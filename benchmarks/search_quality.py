@@ -220,7 +220,7 @@ def start(table: Table, budgets: tuple[int, ...]) -> None:
 
 def curve_points() -> range:
     """Numbers of children at which the curves are taken."""
-    step = max(_budgets) // POINTS
+    step = max(1, max(_budgets) // POINTS)
     return range(step, max(_budgets) + 1, step)
 
 
