@@ -106,9 +106,9 @@ class Controller(nn.Module):
         return Rollout(torch.cat(chosen, 1), torch.cat(log_prob, 1), torch.cat(entropy, 1))
 
     @torch.no_grad()
-    def preferences(self, num_samples: int = 256, seed: int = 0) -> list[list[float]]:
+    def preferences(self, num_samples: int = 256, seed: int = 0, num_steps: int | None = None) -> list[list[float]]:
         """Share of each choice at each step, T lists of num_choices[t], among `num_samples` fresh samples."""
         generator = Generator().manual_seed(seed)
-        actions = self(num_samples=num_samples, generator=generator).actions
-        counts = (torch.bincount(actions[:, t], minlength=n) for t, n in enumerate(self.token_choices))
+        actions = self(None, num_samples, generator, num_steps).actions.T  # (T, num_samples)
+        counts = map(torch.bincount, actions, [None] * len(actions), self.token_choices)
         return [(count / num_samples).tolist() for count in counts]

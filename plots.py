@@ -9,17 +9,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from model import Architecture
+from search_space import Architecture
 
 
 def plot_search(
     path: Path,
     rows: Sequence[dict],  # of the ledger, sorted by child
     tokens: Sequence[tuple[int, str, Sequence[int]]],  # layer (from 1), name and choices of each
-    preferences: Sequence[Sequence[Sequence[float]]],  # [update][token][choice], shares
+    preferences: Sequence[Sequence[Sequence[float]]],  # [update][token][choice], shares; of the tokens sampled then
     title: str,
 ) -> None:
-    """Draw each child's reward with running mean and best so far, and below it the policy's choices over time."""
+    """Draw each child's accuracy with running mean and best so far, and below it the policy's choices over time."""
     columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
     num_layers = tokens[-1][0]
     height = min(1.7 * num_layers, 16)  # inches
@@ -27,39 +27,47 @@ def plot_search(
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
 
-    rewards = np.array([row["reward"] for row in rows])
+    accuracy = 100 * np.array([row["val_accuracy"] for row in rows])
     children = np.array([row["child"] + 1 for row in rows])
-    window = max(5, len(rewards) // 10)
-    running_mean = [rewards[max(0, i + 1 - window) : i + 1].mean() for i in range(len(rewards))]
+    window = max(5, len(rows) // 10)
+    running_mean = [accuracy[max(0, i + 1 - window) : i + 1].mean() for i in range(len(rows))]
     axes = top.subplots()
-    axes.plot(children, rewards, ".", color="0.6", label="child")
+    axes.plot(children, accuracy, ".", color="0.6", label="child")
     axes.plot(children, running_mean, color="tab:blue", label=f"mean of the last {window}")
-    axes.plot(children, np.maximum.accumulate(rewards), color="tab:orange", drawstyle="steps-post", label="best so far")
-    low, high = np.quantile(rewards, 0.02), rewards.max()
-    margin = 0.1 * (high - low) + 1e-4
+    axes.plot(
+        children, np.maximum.accumulate(accuracy), color="tab:orange", drawstyle="steps-post", label="best so far"
+    )
+    low, high = np.quantile(accuracy, 0.02), accuracy.max()
+    margin = 0.1 * (high - low) + 0.01
     axes.set_ylim(low - margin, high + margin)  # a few failures would hide the rest
-    axes.set(xlabel="children trained, in order of sampling", ylabel="reward (validation accuracy)")
+    axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
     axes.legend(loc="lower right", ncols=3)
 
     cells = bottom.subplots(num_layers, len(columns), squeeze=False, sharex=True, sharey=True)
-    last = len(preferences) - 1
-    for (layer, name, choices), shares in zip(tokens, zip(*preferences, strict=True), strict=True):
-        kind, *number = name.split()
-        cell, bands = cells[layer - 1, columns.index(kind)], np.array(shares).T  # (choices, updates)
-        if number:  # a stripe for each earlier layer, the brighter the more often it is an input
-            low, high = (int(number[0]) - 1) / (layer - 1), int(number[0]) / (layer - 1)
-            cell.imshow(bands[1:], aspect="auto", cmap="gray", vmin=0, vmax=1, extent=(0, max(1, last), low, high))
-            cell.text(0.97 * last, (low + high) / 2, number[0], ha="right", va="center", color="tab:red")
+    last = max(1, len(preferences) - 1)
+    sampled = [len(shares) for shares in preferences]  # tokens: fewer before the depth has grown
+    for t, (layer, name, choices) in enumerate(tokens):
+        first = next((update for update, tokens_then in enumerate(sampled) if tokens_then > t), None)
+        if first is None or (name.startswith("input ") and name != "input 1"):
+            continue  # drawn with input 1
+        cell, shown = cells[layer - 1, columns.index(name.split()[0])], preferences[first:]
+        if name == "input 1":  # a stripe for each earlier layer, the brighter the more often it is an input
+            stripes = np.array([[share[1] for share in shares[t : t + layer - 1]] for shares in shown]).T
+            where = {"origin": "lower", "extent": (first, last, 0, 1), "aspect": "auto"}
+            cell.imshow(stripes, cmap="gray", vmin=0, vmax=1, **where)
+            for j in range(1, layer):
+                cell.text(0.97 * last, (j - 0.5) / (layer - 1), j, ha="right", va="center", color="tab:red")
         else:
+            bands = np.array([shares[t] for shares in shown]).T  # (choices, updates)
             colors = plt.cm.viridis(np.linspace(0.15, 0.9, len(choices)))
-            cell.stackplot(range(last + 1), bands, colors=colors)
+            cell.stackplot(range(first, first + len(shown)), bands, colors=colors)
             for choice, high, share, color in zip(choices, bands[:, -1].cumsum(), bands[:, -1], colors, strict=True):
                 ink = "white" if color[:3].mean() < 0.5 else "black"
                 if share > 0.1:
                     cell.text(0.97 * last, high - share / 2, choice, ha="right", va="center", color=ink)
-        cell.set(ylim=(0, 1), xlim=(0, max(1, last)))
-        if layer == 1 + bool(number):  # the first layer has no other before it
-            cell.set_title(kind.replace("_", " "), fontsize="medium")
+        cell.set(ylim=(0, 1), xlim=(0, last))
+        if layer == 1 + name.startswith("input"):  # the first layer has no other before it
+            cell.set_title(name.split()[0].replace("_", " "), fontsize="medium")
     for layer, row in enumerate(cells, start=1):
         row[0].set_ylabel(f"layer {layer}")
     for cell in cells.flat:
@@ -76,14 +84,14 @@ def plot_architecture(path: Path, architecture: Architecture, title: str) -> Non
     labels = ["image"]
     for layer in architecture.layers:
         stride = "" if layer.stride == (1, 1) else "\nstride {} x {}".format(*layer.stride)
-        labels.append(f"{layer.height} x {layer.width}\n{layer.filters}{stride}")
+        labels.append("{} x {}\n{}{}".format(*layer.size, layer.filters, stride))
     labels.append("classifier")
     figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
     boxes = [
         axes.text(x, 0, label, ha="center", va="center", fontsize="small", bbox={"boxstyle": "round", "fc": "0.93"})
         for x, label in enumerate(labels)
     ]
-    for end, starts in enumerate([*architecture.inputs, architecture.outputs], start=1):
+    for end, starts in enumerate([*(layer.inputs for layer in architecture.layers), architecture.outputs], start=1):
         for start in starts:
             bend = 0 if end == start + 1 else min(0.4, 2 / (end - start)) * (-1) ** (end % 2)
             style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": f"C{start % 10}"}

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
@@ -14,15 +15,16 @@ import time
 import urllib.error
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-
-from model import Images
+from torch import Tensor
 
 ROOT = Path(__file__).parent
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
@@ -35,6 +37,22 @@ class InputError(Exception):
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
+
+class Images(NamedTuple):
+    """Labelled images; the whole set is one tensor in memory."""
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+
+
+class Data(NamedTuple):
+    """What a network is trained on, and what it is measured on."""
+
+    train: Images
+    held_out: Images
+    num_classes: int
+
+
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -44,7 +62,36 @@ MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways
 }
 
 
-def load_images(name: str, data_dir: str, train: bool) -> tuple[Images, int]:
+def search_data(name: str, data_dir: Path, train_images: int | None = None) -> Data:
+    """What a search sees: training images only, 5,000 of them held out for the reward."""
+    images, num_classes = load_images(name, data_dir, train=True)
+    return Data(*hold_out(images, train_images), num_classes)
+
+
+def evaluation_data(name: str, data_dir: Path, train_images: int | None = None) -> Data:
+    """What `--mode evaluate` sees: all training images, or the first `train_images`, and the test set."""
+    train, num_classes = load_images(name, data_dir, train=True)
+    return Data(first_images(train, train_images), load_images(name, data_dir, train=False)[0], num_classes)
+
+
+def first_images(images: Images, n: int | None) -> Images:
+    """The first `n` images; InputError if there are fewer."""
+    if n is not None and n > len(images.labels):
+        raise InputError(f"--train_images {n}: there are {len(images.labels):,} training images; ask for fewer")
+    return Images(*(tensor[:n] for tensor in images))
+
+
+def in_shared_memory(data: Data) -> Data:
+    """Move images to memory that worker processes share."""
+    try:
+        for tensor in (*data.train, *data.held_out):
+            tensor.share_memory_()
+    except RuntimeError as error:
+        raise InputError(f"not enough shared memory for the images ({error})") from None
+    return data
+
+
+def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, int]:
     """The training or the test set as uint8 tensors (N, C, H, W), and the number of classes.
 
     Packed files in `data_dir` are unpacked; what is missing is downloaded by torchvision. InputError if neither works.
@@ -89,16 +136,20 @@ def hold_out(images: Images, train_images: int | None = None) -> tuple[Images, I
     index = torch.arange(len(images.labels))
     every = len(images.labels) // HELD_OUT
     held_out = (index % every == 0) & (index < every * HELD_OUT)
-    train, validation = index[~held_out][:train_images], index[held_out]
-    return Images(*(tensor[train] for tensor in images)), Images(*(tensor[validation] for tensor in images))
+    train, validation = (Images(*(tensor[part] for tensor in images)) for part in (~held_out, held_out))
+    return first_images(train, train_images), validation
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
 
 
-def child_seed(run_seed: int, architecture: str) -> int:
-    """A child's seed: the same for the same run seed and architecture, on every machine and in every process."""
-    return int.from_bytes(hashlib.sha256(f"{run_seed}:{architecture}".encode()).digest()[:4])
+def child_seed(run_seed: int, architecture: str, *purpose: object) -> int:
+    """The seed of a training: the same for the same run seed, architecture and purpose, everywhere.
+
+    A child of the search has no purpose; "finalist" and ("final", i) name the others, so that no two are the same.
+    """
+    text = ":".join(map(str, (run_seed, architecture, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
 def choose_device(use_cuda: bool) -> str:
@@ -116,7 +167,25 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
 # --- run folder ---------------------------------------------------------------------------------------------------
+
+
+def default_run_dir(dataset: str, strategy: str = "reinforce") -> Path:
+    return Path("runs", dataset.lower() + ("-random" if strategy == "random" else ""))
+
+
+def as_bytes(value: dict) -> bytes:
+    """What `torch.save` would write."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -156,6 +225,7 @@ def environment() -> dict:
         commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()}
+    machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
     return {"versions": versions, "git_commit": commit, "machine": machine}
 
 
@@ -218,9 +288,9 @@ class Ledger:
         self.rows[row["child"]] = row
 
 
-def ranked(rows: dict[int, dict]) -> list[dict]:
-    """The rows by validation accuracy, the best first; of equal ones the earliest child first."""
-    return sorted(rows.values(), key=lambda row: (-row["val_accuracy"], row["child"]))
+def ranked(rows: Iterable[dict]) -> list[dict]:
+    """The rows by reward, the best first; of equal ones the earliest child first."""
+    return sorted(rows, key=lambda row: (-row["reward"], row["child"]))
 
 
 @contextmanager
@@ -228,7 +298,8 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
     """Lock a run folder for one search and open its ledger.
 
     InputError, with nothing touched, if another search runs there or if the folder's search had other settings.
-    `config["settings"]` must be equal to the folder's; a larger `config["num_children"]` is taken over.
+    `config["settings"]` must be equal to the folder's, unless nothing was trained there yet; a larger
+    `config["num_children"]` is taken over. config.json keeps a list of all `runs`.
     """
     config_file, ledger_file = folder / "config.json", folder / "children.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,9 +310,12 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
         raise InputError(f"another search is running in {folder}: wait for it, or choose another --run_dir") from None
     with lock:
         if config_file.exists():
-            config = read_json(config_file) | continued(config_file, config)
+            config["runs"] = continued(config_file, config, empty=not read_ledger(ledger_file)[0])
         elif read_ledger(ledger_file)[0]:
             raise InputError(f"{folder} has a ledger but no config.json: restore it, or choose another --run_dir")
+        this_run = {key: value for key, value in config.items() if key not in ("settings", "runs")}
+        this_run["started"] = datetime.now().isoformat(timespec="seconds")
+        config["runs"] = [*config.get("runs", []), this_run]
         for file in (ledger_file, folder / "finalists.jsonl"):  # a damaged one stops here, with nothing written yet
             for child in read_ledger(file)[0]:
                 if not 0 <= child < config["num_children"]:
@@ -252,11 +326,13 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
             yield ledger
 
 
-def continued(config_file: Path, config: dict) -> dict:
-    """What changes in the configuration of a search that is continued; InputError if its settings differ."""
+def continued(config_file: Path, config: dict, empty: bool = False) -> list[dict]:
+    """The earlier runs of a search that is continued; InputError if its settings differ and it is not `empty`."""
     before = read_json(config_file)
     if not isinstance(before.get("settings"), dict) or not isinstance(before.get("num_children"), int):
         raise InputError(f"{config_file} was not written by a search: choose another --run_dir")
+    if empty:
+        return []
     changed = [
         f"{key} is {value} now, was {before['settings'].get(key)}"
         for key, value in json.loads(json.dumps(config["settings"])).items()
@@ -269,7 +345,8 @@ def continued(config_file: Path, config: dict) -> dict:
             f"{config_file.parent} holds a search with other settings ({'; '.join(changed)}): "
             "use the same flags to continue it, or choose another --run_dir"
         )
-    return {"num_children": config["num_children"]}
+    runs = before.get("runs", [])
+    return runs if isinstance(runs, list) else []
 
 
 class Clock:

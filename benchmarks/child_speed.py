@@ -20,8 +20,9 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from benchmarks.common import PANEL, RESULTS, load_mnist, train_and_test
-from model import Child, Images, Recipe, measure, parse_architecture, summarize, train_child
-from utils import ROOT, environment, load_images, usable_cores, write_json
+from model import Child, Recipe, measure, summarize, train_child
+from search_space import parse_architecture
+from utils import ROOT, Data, Images, environment, load_images, usable_cores, write_json
 from workers import Workers
 
 COMPLETE = ("k3f8p0-k3f8p0", "k5f16p0-k5f32p1", "k7f32p2-k7f32p2")  # the original trained to its end
@@ -106,7 +107,7 @@ def where_time_goes(train: Images, text: str, images: int = 3200) -> dict[str, f
     few = Images(train.pixels[:images], train.labels[:images])
     one = Images(train.pixels[:1], train.labels[:1])
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        train_child(parse_architecture(text), few, one, 10, Recipe(epochs=1), seed=0)
+        train_child(parse_architecture(text), Data(few, one, 10), Recipe(epochs=1), seed=0)
     kinds = {"convolution": 0.0, "pooling": 0.0, "linear and Muon": 0.0, "optimizer": 0.0, "other": 0.0}
     names = {
         "convolution": ("mkldnn_convolution", "convolution"),
@@ -124,7 +125,7 @@ def main() -> None:
     """Time ours and the original on the panel, and write results/child_speed.json."""
     cores = usable_cores()
     data = load_mnist()
-    train, validation = data[:2]
+    train, validation, _ = data[0]
     seen = Recipe.epochs * len(train.labels)
 
     with Workers(cores, data) as workers:

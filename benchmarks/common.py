@@ -2,9 +2,9 @@
 
 import math
 
-from model import Recipe, measure, parse_architecture, train_child
-from train import in_shared_memory
-from utils import ROOT, child_seed, hold_out, load_images
+from model import Recipe, measure, train_child
+from search_space import parse_architecture
+from utils import ROOT, Data, Images, child_seed, in_shared_memory, load_images, search_data
 
 RESULTS = ROOT / "results"
 PANEL = (  # of the 729: the smallest, the largest, and a spread between
@@ -32,19 +32,18 @@ def recommended_lag(num_workers: int) -> int:
     return max(1, math.ceil(UNDER_WAY * num_workers / CHILDREN_PER_UPDATE) - 1)
 
 
-def load_mnist() -> tuple:
-    """Training and validation images as the search has them, the number of classes, and the test images."""
-    images, num_classes = load_images("MNIST", ROOT / "data", train=True)
-    test, _ = load_images("MNIST", ROOT / "data", train=False)
-    return (*in_shared_memory((*hold_out(images), num_classes)), test)
+def load_mnist() -> tuple[Data, Images]:
+    """What a search on MNIST sees, and the test images beside."""
+    data = in_shared_memory(search_data("MNIST", ROOT / "data"))
+    return data, load_images("MNIST", ROOT / "data", train=False)[0]
 
 
-def train_and_test(data: tuple, text: str, recipe: Recipe, run_seed: int) -> dict:
+def train_and_test(shared: tuple[Data, Images], text: str, recipe: Recipe, run_seed: int) -> dict:
     """Train a child exactly as a search with `--seed run_seed` does, and measure it on the test images beside.
 
     Runs in a worker process.
     """
-    train, validation, num_classes, test = data
-    trained = train_child(parse_architecture(text), train, validation, num_classes, recipe, child_seed(run_seed, text))
+    data, test = shared
+    trained = train_child(parse_architecture(text), data, recipe, child_seed(run_seed, text))
     test_accuracy, _ = measure(trained.child, test)
     return {"val_accuracy": trained.accuracy, "test_accuracy": test_accuracy, "seconds": trained.seconds}

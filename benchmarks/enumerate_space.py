@@ -10,19 +10,21 @@ import csv
 import io
 import itertools
 import json
+import sys
 from concurrent.futures import as_completed
 from dataclasses import asdict
 
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, load_mnist, train_and_test
-from model import Child, Recipe, SearchSpace, summarize
+from model import Child, Recipe, summarize
+from search_space import SmallSpace
 from utils import HELD_OUT, InputError, environment, usable_cores, write_atomically, write_json
 from workers import Workers
 
 TABLE, FINGERPRINT = RESULTS / "mnist_space.csv", RESULTS / "mnist_space.json"
 SEEDS = (0, 1, 2)
-CHOICES = [f"{decision.name}_{1 + i // 3}" for i, decision in enumerate(SearchSpace().decisions)]
+CHOICES = [f"{name}_{layer}" for layer, name, _ in SmallSpace().tokens]
 COLUMNS = [
     "architecture",
     *CHOICES,
@@ -36,12 +38,12 @@ COLUMNS += ["parameters", "flops", "seconds"]
 
 def empty_table() -> dict[str, dict]:
     """All architectures by name, in the order of their choices, nothing trained yet."""
-    space, table = SearchSpace(), {}
-    for actions in itertools.product(*(range(len(decision.choices)) for decision in space.decisions)):
+    space, table = SmallSpace(), {}
+    for actions in itertools.product(*map(range, space.num_choices)):
         architecture = space.decode(actions)
         layers = summarize(Child(architecture, (1, 28, 28), 10), (1, 28, 28))
         row = dict.fromkeys(COLUMNS, "") | {"architecture": str(architecture)}
-        values = [decision.choices[a] for decision, a in zip(space.decisions, actions, strict=True)]
+        values = [choices[a] for (_, _, choices), a in zip(space.tokens, actions, strict=True)]
         row |= dict(zip(CHOICES, values, strict=True))
         row |= {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
         table[str(architecture)] = row
@@ -74,13 +76,16 @@ def main() -> None:
         "held_out": HELD_OUT,
         "torch": made["versions"]["torch"],
         "cpu": made["machine"]["cpu"],
+        "instruction_set": made["machine"]["instruction_set"],
     }
     fingerprint = json.loads(json.dumps(fingerprint))
     if TABLE.exists():
         before = json.loads(FINGERPRINT.read_text())["fingerprint"]
+        table = {row["architecture"]: row for row in csv.DictReader(TABLE.open())}
+        if all(row[f"val_{s}"] for row in table.values() for s in SEEDS):
+            sys.exit(f"{TABLE} is complete: move it away to start anew")
         if before != fingerprint:
             raise InputError(f"{TABLE} was made with {before}, not with {fingerprint}: move it away to start anew")
-        table = {row["architecture"]: row for row in csv.DictReader(TABLE.open())}
     else:
         table = empty_table()
     write_json(FINGERPRINT, {"fingerprint": fingerprint, "command": "python -m benchmarks.enumerate_space"} | made)

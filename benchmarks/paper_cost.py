@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS
 from controller import Controller
-from model import PAPER_RECIPE, Architecture, Child, SearchSpace, summarize
+from model import PAPER_RECIPE, Child, summarize
+from search_space import Architecture, PaperSpace
 from utils import environment, write_json
 
 CHILDREN, FIRST_DEPTH, STEP, EVERY = 12_800, 6, 2, 1_600
@@ -26,8 +27,8 @@ DEPTHS = [FIRST_DEPTH + STEP * stage for stage in range(CHILDREN // EVERY)]
 def random_networks(depth: int, n: int) -> list[Architecture]:
     """Networks as the first policy samples them, nearly uniform."""
     torch.manual_seed(0)
-    space = SearchSpace(depth, paper=True)
-    controller = Controller([len(d.choices) for d in space.decisions], [d.name for d in space.decisions])
+    space = PaperSpace(depth)
+    controller = Controller(space.num_choices, space.names)
     return [space.decode(actions) for actions in controller(num_samples=n).actions.tolist()]
 
 

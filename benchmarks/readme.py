@@ -13,8 +13,7 @@ import statistics
 
 from benchmarks import figures
 from benchmarks.common import CHILDREN_PER_UPDATE, PANEL, RESULTS, UNDER_WAY, recommended_lag
-from train import duration
-from utils import ROOT
+from utils import ROOT, duration
 
 SEARCHES = {"mnist": "policy gradient (`generate`)", "mnist-random": "random search (`generate --strategy random`)"}
 PAPER_SPACE = {"policy gradient": "fashionmnist-paper", "random search": "fashionmnist-paper-random"}  # and more seeds
@@ -24,7 +23,7 @@ FASHION = {
     for method, name in PAPER_SPACE.items()
     for seed, suffix in SEEDS.items()
 }
-FASHION["fashionmnist-original"] = "original space, policy gradient, seed 0"
+FASHION["fashionmnist-original"] = "small space, policy gradient, seed 0"
 FILES = ("best.json", "best_child.pt", "children.jsonl", "config.json", "controller.pt", "evaluation.json",
          "finalists.jsonl", "search.png", "best.png", "time.json")  # fmt: skip
 TABLES = {"mnist": "MNIST, validation", "nasbench_macro": "NAS-Bench-Macro (CIFAR-10), test"}

@@ -3,8 +3,8 @@
     python -m benchmarks.reward_fidelity      25 minutes on two cores for each seed; goes on where it stopped
     python -m benchmarks.reward_fidelity --num_seeds 4
 
-Writes results/reward_fidelity.csv (accuracies as fractions, `final_s` is the test accuracy of `--mode evaluate --seed
-s`), results/reward_fidelity.json (correlations) and results/reward_fidelity.png.
+Writes results/reward_fidelity.csv (accuracies as fractions, `final_s` is the test accuracy of training s of
+`--mode evaluate`), results/reward_fidelity.json (correlations) and results/reward_fidelity.png.
 """
 
 import argparse
@@ -23,9 +23,18 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS
 from benchmarks.enumerate_space import SEEDS, TABLE
-from model import parse_architecture
-from train import EVALUATION, final_child, in_shared_memory
-from utils import ROOT, child_seed, environment, load_images, usable_cores, write_atomically, write_json
+from evaluation import EVALUATION, final_child
+from search_space import parse_architecture
+from utils import (
+    ROOT,
+    child_seed,
+    environment,
+    evaluation_data,
+    in_shared_memory,
+    usable_cores,
+    write_atomically,
+    write_json,
+)
 from workers import Workers
 
 ARCHITECTURES = 40
@@ -45,16 +54,14 @@ def chosen() -> list[dict]:
 
 def train(rows: list[dict], num_seeds: int) -> None:
     """Fill what the rows lack, a seed after the other; each training is saved as it ends."""
-    images, num_classes = load_images("MNIST", ROOT / "data", train=True)
-    test, _ = load_images("MNIST", ROOT / "data", train=False)
-    data = (*in_shared_memory((images, test, num_classes)), torch.zeros(1, dtype=torch.int64).share_memory_())
-    with Workers(usable_cores(), data) as workers:
+    data = in_shared_memory(evaluation_data("MNIST", ROOT / "data"))
+    with Workers(usable_cores(), (data, torch.zeros(1, dtype=torch.int64).share_memory_())) as workers:
         jobs = {}
         for seed in range(num_seeds):
             for row in rows:
                 if not row.get(f"final_{seed}"):
                     text = row["architecture"]
-                    job = (parse_architecture(text), EVALUATION, 0, child_seed(seed, text), "cpu")
+                    job = (parse_architecture(text), EVALUATION, 0, child_seed(0, text, "final", seed), "cpu")
                     jobs[workers.submit(workers.run, final_child, *job)] = row, f"final_{seed}"
         for future in tqdm(as_completed(jobs), total=len(jobs)):
             row, column = jobs[future]

@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, recommended_lag
 from controller import Controller
-from train import count_finalists, make_policy_gradient, parse_arguments
+from policy_gradient import PolicyGradient
+from train import count_finalists, parse_arguments, update_settings
 from utils import environment, usable_cores, write_json
 
 BUDGETS = (25, 50, 100, 200)  # children, the default of --budgets
@@ -96,10 +97,9 @@ class Observed:
 
 def spend(budget: int) -> tuple[int, int]:
     """The largest number of children that leaves enough of the budget for train.py's finalists, and their number."""
-    args = parse_arguments([])
-    for args.num_children in range(budget, 0, -1):
-        if args.num_children + count_finalists(args) <= budget:
-            return args.num_children, count_finalists(args)
+    limit = parse_arguments([]).num_finalists
+    children = next(n for n in range(budget, 0, -1) if n + count_finalists(n, limit) <= budget)
+    return children, count_finalists(children, limit)
 
 
 # --- methods: each asks `observed` until it has seen `budget` distinct architectures --------------------------------
@@ -107,16 +107,15 @@ def spend(budget: int) -> tuple[int, int]:
 
 def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "") -> dict:
     """The program's own controller and update with the given flags; also the policy's mode and entropy over time."""
-    args = parse_arguments(flags.split())
+    args = parse_arguments([*flags.split(), "--seed", str(seed)])
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     controller = Controller(observed.table.num_choices, observed.table.names, args.hidden_size, args.controller_layers)
     if len(set(observed.table.names)) == len(observed.table.names):
         controller = Controller(observed.table.num_choices, None, args.hidden_size, args.controller_layers)
-    args.seed = seed
-    search = make_policy_gradient(args, controller, lambda actions: observed(actions) ** args.reward_exponent)
+    search = PolicyGradient(controller, **update_settings(args))
     modes, entropy, budgets, grid = {}, [], list(_budgets), list(curve_points())
-    for metrics in search.search(budget):
+    for metrics in search.search(lambda actions: observed(actions) ** args.reward_exponent, budget):
         while grid and len(observed.seen) >= grid[0]:
             entropy.append(metrics["entropy"])
             grid.pop(0)
@@ -182,13 +181,9 @@ def tpe(observed: Observed, budget: int, seed: int) -> dict:
     return {}
 
 
-PAPER = (
-    "--controller_layers 2 --hidden_size 35 --controller_lr 0.0006 --entropy_weight 0 --children_per_update 8 "
-    "--reward_exponent 3 --reward_scale none --update_lag 0"
-)
 METHODS: dict[str, tuple[Callable, dict]] = {
     "controller": (policy_gradient, {}),
-    "paper's controller": (policy_gradient, {"flags": PAPER}),
+    "paper's controller": (policy_gradient, {"flags": "--paper"}),
     "random search": (random_search, {}),
     "regularised evolution, 10 and 3": (evolution, {}),
     "regularised evolution, 10 and 5": (evolution, {"sample": 5}),  # the best of population 10, 20, 30, sample 3, 5, 10

@@ -1,43 +1,30 @@
 """The search space, the child networks and their training."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from test_search_space import architectures
 
 import model
-from controller import Controller
 from model import (
     PAPER_RECIPE,
-    Architecture,
     Child,
-    Images,
     Recipe,
-    SearchSpace,
     concatenate,
     make_optimizers,
     orthogonalize,
-    parse_architecture,
     random_flip,
     random_shift,
     summarize,
     top_k_accuracy,
     train_child,
 )
+from search_space import parse_architecture
+from utils import Data, Images
 
 MIDDLE = parse_architecture("k5f16p0-k5f32p1")
-spaces = st.builds(SearchSpace, st.integers(1, 6), st.booleans(), st.booleans())
-
-
-@st.composite
-def architectures(draw) -> Architecture:
-    """Any architecture of any space, from random actions."""
-    space = draw(spaces)
-    choices = Controller([len(d.choices) for d in space.decisions]).token_choices
-    return space.decode(draw(st.tuples(*(st.integers(0, n - 1) for n in choices))))
 
 
 def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, seed: int = 0) -> Images:
@@ -47,72 +34,6 @@ def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: in
     pixels = torch.randint(0, 60, (n, *shape), generator=generator, dtype=torch.uint8)
     pixels[torch.arange(n), :, 2 + 2 * labels] = 255
     return Images(pixels, labels)
-
-
-# --- text form and space ------------------------------------------------------------------------------------------
-
-
-@given(architectures())
-def test_text_form_parses_back(architecture):
-    assert parse_architecture(str(architecture)) == architecture
-
-
-def test_the_default_space_has_729_networks_each_with_its_own_name():
-    space = SearchSpace()
-    assert [decision.name for decision in space.decisions] == ["kernel", "filters", "padding"] * 2
-    names = {str(space.decode(actions)) for actions in itertools.product(range(3), repeat=6)}
-    assert len(names) == 729 and {"k3f8p0-k3f8p0", "k7f32p2-k7f32p2"} < names
-    assert str(space.decode([1, 1, 0, 1, 2, 1])) == "k5f16p0-k5f32p1"
-
-
-def test_the_papers_space_by_hand():
-    """Tokens of a layer: height, width, filters, then a skip from each earlier layer; with strides, five and skips."""
-    space = SearchSpace(3, paper=True)
-    assert [decision.name for decision in space.decisions] == ["height", "width", "filters", "anchor"] * 3
-    assert str(space.decode([1, 2, 0, 0, 0, 3, 1, 3, 1, 1, 0, 1])) == "c3x5f24-c1x1f64i1-c7x3f36i2"
-    assert str(space.decode([1, 2, 0])) == "c3x5f24"  # a shallower network
-    space = SearchSpace(2, paper=True, strides=True)
-    assert str(space.decode([1, 1, 0, 2, 1, 2, 2, 0, 0, 0, 0])) == "c3x3f36s1x3-c5x5f24"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "-",
-        "k5",
-        "k4f16p0",
-        "k5f17p0",
-        "k5f16p3",
-        "k5f16p0-",
-        "K5f16p0",
-        "k05f16p0",
-        "k5f16p0 ",
-        "k\u0665f16p0",
-        "k5f16p0\n",
-        "c3x3",
-        "c2x3f36",
-        "c3x3f32",
-        "c3x3f36s4x1",
-        "c3x3f36s1x1",  # left out where both are 1
-        "c3x3f36i1",  # no layer before it
-        "c3x3f36-c3x3f36i2",  # not before it
-        "c3x3f36-c3x3f36-c3x3f36i2.1",
-        "c3x3f36-c3x3f36i1.1",
-        "c3x3f36-k5f16p0",
-    ],
-)
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match=r"architecture|search space"):
-        parse_architecture(text)
-
-
-@given(st.text(alphabet="kfpcsi.-0123456789x", max_size=20))
-def test_any_text_is_an_architecture_that_prints_the_same_or_a_value_error(text):
-    try:
-        assert str(parse_architecture(text)) == text
-    except ValueError as error:
-        assert repr(text) in str(error)
 
 
 # --- the child ----------------------------------------------------------------------------------------------------
@@ -229,24 +150,24 @@ def test_top_k_accuracy_by_hand():
 def test_a_child_trained_twice_gives_the_same_numbers(text, recipe):
     train, held_out = random_images(700), random_images(300, seed=1)
     torch.manual_seed(1)
-    first = train_child(parse_architecture(text), train, held_out, 10, recipe, seed=5)
+    first = train_child(parse_architecture(text), Data(train, held_out, 10), recipe, seed=5)
     torch.manual_seed(2)  # the caller's random state doesn't matter
     state = torch.get_rng_state()
-    second = train_child(parse_architecture(text), train, held_out, 10, recipe, seed=5)
+    second = train_child(parse_architecture(text), Data(train, held_out, 10), recipe, seed=5)
     assert torch.equal(state, torch.get_rng_state())  # and is left alone
     assert first.accuracy == second.accuracy and first.top5_accuracy == second.top5_accuracy
     for name, tensor in first.child.state_dict().items():
         assert torch.equal(tensor, second.child.state_dict()[name]), name
-    other = train_child(parse_architecture(text), train, held_out, 10, recipe, seed=6)
+    other = train_child(parse_architecture(text), Data(train, held_out, 10), recipe, seed=6)
     assert not torch.equal(first.child.classifier.weight, other.child.classifier.weight)
 
 
 def test_training_learns_and_is_measured_on_the_held_out_images():
     train, held_out = random_images(2000), random_images(500, seed=1)
-    trained = train_child(MIDDLE, train, held_out, 10, Recipe(), seed=0)
+    trained = train_child(MIDDLE, Data(train, held_out, 10), Recipe(), seed=0)
     assert trained.accuracy > 0.9
     wrong = Images(held_out.pixels, (held_out.labels + 1) % 10)
-    assert train_child(MIDDLE, train, wrong, 10, Recipe(), seed=0).accuracy < 0.1
+    assert train_child(MIDDLE, Data(train, wrong, 10), Recipe(), seed=0).accuracy < 0.1
 
 
 def test_the_papers_recipe():
@@ -263,7 +184,7 @@ def test_the_accuracy_is_the_best_after_each_of_the_last_epochs(monkeypatch):
     accuracies = iter([(0.3, 0.5), (0.9, 0.95), (0.6, 0.99)])
     monkeypatch.setattr(model, "measure", lambda *_: next(accuracies))
     images, recipe = random_images(200), Recipe(epochs=4, best_of=3)
-    trained = train_child(parse_architecture("k3f8p0"), images, images, 10, recipe, seed=0)
+    trained = train_child(parse_architecture("k3f8p0"), Data(images, images, 10), recipe, seed=0)
     assert (trained.accuracy, trained.top5_accuracy) == (0.9, 0.95) and next(accuracies, None) is None
 
 
@@ -277,19 +198,19 @@ def test_random_flip_mirrors_about_half_of_the_images():
 def test_fewer_images_than_a_batch_and_a_part_of_an_epoch():
     train, held_out = random_images(10), random_images(20, seed=1)
     for epochs in (0.01, 1, 2.5):
-        assert 0 <= train_child(MIDDLE, train, held_out, 10, Recipe(epochs=epochs), seed=0).accuracy <= 1
+        assert 0 <= train_child(MIDDLE, Data(train, held_out, 10), Recipe(epochs=epochs), seed=0).accuracy <= 1
 
 
 def test_a_diverged_child_has_an_accuracy():
     train, held_out = random_images(300), random_images(100, seed=1)
-    trained = train_child(MIDDLE, train, held_out, 10, Recipe(lr=1e30), seed=0)
+    trained = train_child(MIDDLE, Data(train, held_out, 10), Recipe(lr=1e30), seed=0)
     assert not all(p.isfinite().all() for p in trained.child.parameters())
     assert 0 <= trained.accuracy <= 0.5
 
 
 def test_colour_images_of_another_size():
     train, held_out = random_images(600, (3, 32, 32), classes=5), random_images(200, (3, 32, 32), classes=5, seed=1)
-    assert train_child(MIDDLE, train, held_out, 5, Recipe(), seed=0).accuracy > 0.3
+    assert train_child(MIDDLE, Data(train, held_out, 5), Recipe(), seed=0).accuracy > 0.3
 
 
 @pytest.mark.parametrize("shape", [(8, 72), (16, 9), (5, 5)])
@@ -314,5 +235,5 @@ def test_random_shift_moves_each_image_by_itself():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_training_on_the_gpu_learns_the_same():
     train, held_out = random_images(2000), random_images(500, seed=1)
-    trained = train_child(MIDDLE, train, held_out, 10, Recipe(), seed=0, device="cuda")
+    trained = train_child(MIDDLE, Data(train, held_out, 10), Recipe(), seed=0, device="cuda")
     assert next(trained.child.parameters()).is_cuda and trained.accuracy > 0.9

@@ -1,14 +1,18 @@
 """REINFORCE against exact gradients, and the search loop against its contract."""
 
+import csv
 import itertools
 import math
-from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from controller import ANCHOR, Controller
-from policy_gradient import PolicyGradient
+from policy_gradient import Batch, PolicyGradient
+from search_space import SmallSpace
+
+ROOT = Path(__file__).parent.parent
 
 NUM_CHOICES = (3, 2, 3)
 ALL_ACTIONS = torch.tensor(list(itertools.product(*map(range, NUM_CHOICES))))  # (18, 3)
@@ -44,7 +48,7 @@ def test_expected_reinforce_gradient_is_the_gradient_of_the_exact_expected_rewar
     probability = controller(sequences).log_prob.sum(1).exp()
     exact = gradient(controller, -(probability * rewards).sum())
 
-    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.0)
+    policy_gradient = PolicyGradient(controller, entropy_weight=0.0)
     expected = torch.zeros_like(exact)
     for actions, reward, p in zip(sequences, rewards, probability.tolist(), strict=True):
         loss, _ = policy_gradient.loss(actions[None], reward[None] - baseline)
@@ -62,7 +66,7 @@ def test_expected_gradient_of_stale_samples_is_that_of_truncated_importance_weig
     assert ((weights < sampled.exp()).sum() > 3) and ((weights == sampled.exp()).sum() > 3)
     exact = gradient(newer, -(weights * advantages * log_prob).sum())
 
-    policy_gradient = PolicyGradient(newer, evaluate=None, entropy_weight=0.0)
+    policy_gradient = PolicyGradient(newer, entropy_weight=0.0)
     expected = torch.zeros_like(exact)
     for actions, advantage, then in zip(ALL_ACTIONS, advantages, sampled, strict=True):
         loss, _ = policy_gradient.loss(actions[None], advantage[None], then[None])
@@ -75,7 +79,7 @@ def test_importance_weights_keep_a_policy_with_a_large_lag_from_narrowing():
     narrowest = {}
     for weights in (True, False):
         settings = {"children_per_update": 8, "update_lag": 49, "importance_weights": weights}
-        metrics = list(PolicyGradient(tiny((20, 20, 20)), sum, **settings).search(1200))
+        metrics = list(PolicyGradient(tiny((20, 20, 20)), **settings).search(sum, 1200))
         late = [update["reward"] for update in metrics[-50:]]
         assert sum(late) / len(late) > 1.3 * metrics[0]["reward"]
         narrowest[weights] = min(update["entropy"] for update in metrics)
@@ -94,16 +98,59 @@ def test_expected_bonus_is_the_exact_entropy():
     controller = far_from_uniform()
     log_prob = controller(ALL_ACTIONS).log_prob.sum(1)
     exact = -(log_prob.exp() * log_prob).sum().item()
-    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.6)
+    policy_gradient = PolicyGradient(controller, entropy_weight=0.6)
     policy_gradient.repeats = 0.5  # half of what was sampled lately was known: half the weight
     losses = [policy_gradient.loss(actions[None], torch.zeros(1))[0].item() for actions in ALL_ACTIONS]
     expected = sum(p * loss for p, loss in zip(log_prob.exp().tolist(), losses, strict=True))
     assert expected == pytest.approx(-0.3 * exact, abs=1e-12)
 
 
+def test_the_bonus_has_the_gradient_of_the_steps_entropies_at_fixed_prefixes():
+    """The exact gradient of the entropy has a second term, for how weight shifts between prefixes: left out."""
+    controller = far_from_uniform()
+    rollout = controller(ALL_ACTIONS)
+    probability = rollout.log_prob.sum(1).exp()
+    at_fixed_prefixes = gradient(controller, -(probability.detach() * rollout.entropy.sum(1)).sum())
+    rollout = controller(ALL_ACTIONS)
+    exact = gradient(controller, (rollout.log_prob.sum(1).exp() * rollout.log_prob.sum(1)).sum())
+    policy_gradient = PolicyGradient(controller, entropy_weight=1.0)
+    policy_gradient.repeats = 1.0
+    expected = torch.zeros_like(exact)
+    for actions, p in zip(ALL_ACTIONS, probability.tolist(), strict=True):
+        loss, entropy = policy_gradient.loss(actions[None], torch.zeros(1))
+        assert entropy.item() == pytest.approx(controller(actions[None]).entropy.sum().item())
+        expected += p * gradient(controller, loss)
+    torch.testing.assert_close(expected, at_fixed_prefixes)
+    assert 0.5 < torch.cosine_similarity(expected, exact, dim=0) < 0.999
+
+
+def test_without_ranks_the_bonus_is_weighted_by_the_spread_of_the_rewards():
+    """So that a weight means the same on any scale; ranks of many children have a spread of 1."""
+    for scale in (1.0, 1000.0):
+        search = PolicyGradient(tiny(), reward_scale="none")
+        tell(search, ALL_ACTIONS[:4], [scale * reward for reward in (0.2, 0.4, 0.6, 0.8)])
+        assert search.spread == pytest.approx(scale * (3 * 0.05) ** 0.5)
+        advantage = torch.zeros(2)
+        search.repeats = 0.5
+        loss, entropy = search.loss(ALL_ACTIONS[:2], advantage)
+        assert loss.item() == pytest.approx(-0.3 * 0.5 * search.spread * entropy.item(), rel=1e-5)
+    search = PolicyGradient(tiny())
+    tell(search, ALL_ACTIONS[:4], [0.2, 0.4, 0.6, 0.8])
+    assert search.spread == 1
+
+
+def test_rewards_without_ranks_are_learned_too():
+    """With the default bonus: until the spread was taken into account, this was random search."""
+    controller = tiny((4,) * 5)
+    search = PolicyGradient(controller, reward_scale="none")
+    list(search.search(lambda actions: sum(a == 2 for a in actions) / 1000 - 0.001, 150))
+    sampled = controller(num_samples=400, generator=torch.Generator().manual_seed(0)).actions
+    assert (sampled == 2).double().mean().item() > 0.4
+
+
 def test_a_batch_is_the_mean_over_its_children():
     controller = tiny().double()
-    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.2)
+    policy_gradient = PolicyGradient(controller, entropy_weight=0.2)
     advantage = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     together = gradient(controller, policy_gradient.loss(ALL_ACTIONS[:3], advantage)[0])
     singles = [
@@ -112,41 +159,69 @@ def test_a_batch_is_the_mean_over_its_children():
     torch.testing.assert_close(together, sum(singles) / 3)
 
 
+def tell(policy_gradient: PolicyGradient, actions: torch.Tensor, rewards: list[float]) -> dict:
+    """An update with these actions, whatever the policy samples."""
+    sequences = list(map(tuple, actions.tolist()))
+    new = [sequence for sequence in dict.fromkeys(sequences) if sequence not in policy_gradient.sampled]
+    log_prob = policy_gradient.controller(actions).log_prob.sum(1).detach()
+    policy_gradient.sampled |= set(new)
+    policy_gradient.out.append(Batch(actions, log_prob, new))
+    return policy_gradient.tell(new, [rewards[sequences.index(sequence)] for sequence in new])
+
+
+def advantages(policy_gradient: PolicyGradient, places: list[int], rewards: list[float]) -> tuple[list[float], float]:
+    """R - b of a batch that is told, and b."""
+    found = []
+    original = PolicyGradient.advantage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PolicyGradient, "advantage", lambda *args: found.append(original(*args)) or found[0])
+        metrics = tell(policy_gradient, ALL_ACTIONS[places], rewards)
+    advantage, baseline = found[0]
+    assert metrics["baseline"] == baseline and metrics["advantage"] == pytest.approx(advantage.mean().item())
+    return advantage.tolist(), baseline
+
+
 def test_update_raises_the_probability_of_the_better_child():
     controller = tiny()
-    policy_gradient = PolicyGradient(controller, evaluate=None, entropy_weight=0.0)
+    policy_gradient = PolicyGradient(controller, entropy_weight=0.0)
     good, bad = ALL_ACTIONS[3:4], ALL_ACTIONS[14:15]
     before = (controller(good).log_prob.sum() - controller(bad).log_prob.sum()).item()
-    policy_gradient.update(torch.cat([good, bad]), [0.99, 0.98])
+    tell(policy_gradient, torch.cat([good, bad]), [0.99, 0.98])
     assert (controller(good).log_prob.sum() - controller(bad).log_prob.sum()).item() > before
 
 
-def test_the_baseline_is_read_before_the_batch_enters_it():
-    policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=0.8, reward_scale="none")
+@pytest.mark.parametrize("decay", [0.8, 0.0, 1e-50, 1.0])
+def test_the_baseline_is_read_before_the_batch_enters_it(decay):
+    policy_gradient = PolicyGradient(tiny(), baseline_decay=decay, reward_scale="none")
     first, second, third = [1.0, 3.0], [5.0, 5.0], [0.5, 2.0]
-    advantage, baseline = policy_gradient.advantage(ALL_ACTIONS[:2], first)
-    assert baseline == 0 and advantage.tolist() == first  # nothing came before
-    advantage, baseline = policy_gradient.advantage(ALL_ACTIONS[2:4], second)
-    assert baseline == pytest.approx(2) and advantage.tolist() == pytest.approx([3, 3])
-    advantage, baseline = policy_gradient.advantage(ALL_ACTIONS[4:6], third)
-    assert baseline == pytest.approx((0.8 * 2 + 5) / 1.8)  # weights decay by 0.8 with each batch
-    torch.testing.assert_close(advantage, torch.tensor(third) - baseline)
+    advantage, baseline = advantages(policy_gradient, [0, 1], first)
+    assert baseline == 0 and advantage == first  # nothing came before
+    advantage, baseline = advantages(policy_gradient, [2, 3], second)
+    assert baseline == pytest.approx(2) and advantage == pytest.approx([3, 3])
+    advantage, baseline = advantages(policy_gradient, [4, 5], third)
+    assert baseline == pytest.approx((decay * 2 + 5) / (decay + 1))  # earlier weights decay with each batch
+    assert advantage == pytest.approx([reward - baseline for reward in third])
 
 
 @pytest.mark.parametrize("exponent", [1, 3])
 def test_ranks_come_from_the_children_met_so_far(exponent):
     """Worked out by hand; a monotone transformation of the reward such as the paper's cube changes nothing."""
-    policy_gradient = PolicyGradient(tiny(), evaluate=None, baseline_decay=0.5)
-    advantage, baseline = policy_gradient.advantage(ALL_ACTIONS[[0, 1]], [0.5**exponent, 0.7**exponent])
-    assert baseline == 0 and advantage.tolist() == pytest.approx([-1 / 2, 1 / 2])
+    policy_gradient = PolicyGradient(tiny(), baseline_decay=0.5)
+    advantage, baseline = advantages(policy_gradient, [0, 1], [0.5**exponent, 0.7**exponent])
+    assert baseline == 0 and advantage == pytest.approx([-1 / 2, 1 / 2])
     # the second is sampled again, and counts once among 0.5, 0.6, 0.7: ranks -2/3, 0, 2/3
-    advantage, baseline = policy_gradient.advantage(ALL_ACTIONS[[1, 2]], [0.7**exponent, 0.6**exponent])
+    advantage, baseline = advantages(policy_gradient, [1, 2], [0.7**exponent, 0.6**exponent])
     assert baseline == pytest.approx(0)  # the mean of the ranks, as they are now, of 0.5 and 0.7
-    assert advantage.tolist() == pytest.approx([2 / 3, 0])
+    assert advantage == pytest.approx([2 / 3, 0])
     # among 0.5, 0.6, 0.7, 0.9: ranks -3/4, -1/4, 1/4, 3/4
-    advantage, baseline = policy_gradient.advantage(ALL_ACTIONS[[3]], [0.9**exponent])
+    advantage, baseline = advantages(policy_gradient, [3], [0.9**exponent])
     assert baseline == pytest.approx((0.25 * (-3 / 4 + 1 / 4) + 0.5 * (1 / 4 - 1 / 4)) / 1.5)
-    assert advantage.tolist() == pytest.approx([3 / 4 - baseline])
+    assert advantage == pytest.approx([3 / 4 - baseline])
+
+
+def test_ranks_tell_apart_what_float32_does_not():
+    advantage, _ = advantages(PolicyGradient(tiny()), [0, 1, 2], [1e8, 1e8 + 1, 1e8 + 2])
+    assert advantage == pytest.approx([-2 / 3, 0, 2 / 3])
 
 
 # --- the search ---------------------------------------------------------------------------------------------------
@@ -162,8 +237,7 @@ def test_a_toy_reward_is_learned_clearly_better_than_chance():
     for seed in range(4):
         torch.manual_seed(seed)
         controller = Controller([4] * 6)
-        for _ in PolicyGradient(controller, share, seed=seed).search(num_children=150):
-            pass
+        list(PolicyGradient(controller, seed=seed).search(share, num_children=150))
         sampled = controller(num_samples=200, generator=torch.Generator().manual_seed(0)).actions
         shares.append((sampled == 2).double().mean().item())
     assert min(shares) > 0.35 and sum(shares) / 4 > 0.45
@@ -176,8 +250,8 @@ def record_search(num_children=40, seed=0, num_choices=(4, 4, 4), evaluate=None,
         calls.append(actions)
         return evaluate(actions) if evaluate else sum(actions) / 9
 
-    policy_gradient = PolicyGradient(tiny(num_choices), call, seed=seed, **settings)
-    return calls, list(policy_gradient.search(num_children)), policy_gradient
+    policy_gradient = PolicyGradient(tiny(num_choices), seed=seed, **settings)
+    return calls, list(policy_gradient.search(call, num_children)), policy_gradient
 
 
 @pytest.mark.parametrize("update_lag", [0, 1, 3])
@@ -200,27 +274,95 @@ def test_a_larger_budget_walks_the_same_path_further():
 
 
 def test_a_batch_is_sampled_from_the_policy_update_lag_updates_back():
-    """With lag L, L + 1 batches are handed out before the first reward is asked for, and one more after each update."""
+    """With lag L, L + 1 batches are asked for before the first is told, and one more after each update."""
     events = []
 
-    class Reward(Future):
-        def result(self, timeout=None):
-            events.append("result")
-            return 0.5
+    class Recorded(PolicyGradient):
+        def ask(self, num_children=None):
+            events.append("ask")
+            return super().ask(num_children)
 
-    record_search(40, num_choices=[50] * 3, evaluate=lambda _: events.append("evaluate") or Reward(), update_lag=2)
-    runs = [(name, len(list(group))) for name, group in itertools.groupby(events)]
-    assert runs[:3] == [("evaluate", 15), ("result", 5), ("evaluate", 5)]
+        def tell(self, batch, rewards):
+            events.append("tell")
+            return super().tell(batch, rewards)
+
+    list(Recorded(tiny([50] * 3), update_lag=2).search(sum, 40))
+    assert events[:7] == ["ask"] * 3 + ["tell", "ask", "tell", "ask"] and events[-3:] == ["tell"] * 3
 
 
-def test_futures_give_the_same_search_as_plain_rewards_whatever_their_order():
-    def slow(actions):
-        return sum(actions) / 9
+def test_asking_and_telling_by_hand_is_the_same_search():
+    """Batches evaluated in parallel, whatever their order, are told in the order in which they were asked for."""
+    by_search, metrics, _ = record_search(update_lag=2)
+    search, out, asked, told = PolicyGradient(tiny((4, 4, 4)), update_lag=2), [], [], []
+    while out or not search.done(40):
+        while len(out) < 3 and not search.done(40):
+            out.append(search.ask(40))
+            asked += out[-1]
+        batch = out.pop(0)
+        told.append(search.tell(batch, [sum(actions) / 9 for actions in batch]))
+    assert asked == by_search and told == metrics
 
-    plain, plain_metrics, _ = record_search()
-    with ThreadPoolExecutor(4) as pool:
-        futures, metrics, _ = record_search(evaluate=lambda actions: pool.submit(slow, actions))
-    assert futures == plain and metrics == plain_metrics
+
+def test_only_the_oldest_batch_can_be_told_with_all_its_rewards():
+    search = PolicyGradient(tiny((20, 20, 20)))
+    first, second = search.ask(), search.ask()
+    for batch, rewards in ((second, [0.5] * 5), (first, [0.5] * 4), (first[:4], [0.5] * 4)):
+        with pytest.raises(ValueError, match="the oldest batch"):
+            search.tell(batch, rewards)
+    search.tell([list(actions) for actions in first], torch.ones(5))
+    search.tell(second, [0.5] * 5)
+    with pytest.raises(ValueError, match="the oldest batch"):
+        search.tell(second, [0.5] * 5)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_is_refused_and_changes_nothing(reward):
+    search = PolicyGradient(tiny())
+    batch = search.ask()
+    with pytest.raises(ValueError, match="rewards must be numbers"):
+        search.tell(batch, [reward] * len(batch))
+    assert search.updates == 0 and not search.reward_of and not search.rewards
+    search.tell(batch, [0.5] * len(batch))
+
+
+@pytest.mark.parametrize("scale", ["rank", "none"])
+def test_what_failed_is_avoided(scale):
+    """Choice 0 of the first step fails, with -inf; the policy learns to do without it."""
+    controller = tiny((4, 4, 4))
+    search = PolicyGradient(controller, reward_scale=scale)
+    metrics = list(search.search(lambda actions: -math.inf if actions[0] == 0 else 0.5 + sum(actions) / 90, 50))
+    assert all(math.isfinite(update["loss"]) for update in metrics)
+    first = controller(torch.tensor([[0, 0, 0]])).log_prob[0, 0].exp().item()
+    assert first < 0.15 and search.best[0][0] != 0 and math.isfinite(search.best[1])
+
+
+def test_the_best_is_the_earliest_of_equals():
+    search = PolicyGradient(tiny((20, 20, 20)))
+    batch = search.ask()
+    search.tell(batch, [0.1, 0.7, 0.3, 0.7, 0.2])
+    assert search.best == (batch[1], 0.7)
+
+
+def test_the_default_search_walks_as_it_was_recorded():
+    """200 children of three searches on the table of MNIST, recorded before ask() and tell() (a column a search).
+
+    In float64, so that no processor's rounding flips a sampled token.
+    """
+    table = list(csv.DictReader((ROOT / "results" / "mnist_space.csv").open()))
+    recorded = [line.split() for line in (ROOT / "tests" / "recorded_walk.txt").read_text().splitlines()]
+    space = SmallSpace()
+    for seed, expected in enumerate(zip(*recorded, strict=True)):
+        torch.manual_seed(seed)
+        controller = Controller(space.num_choices, space.names).double()
+        rewards = {row["architecture"]: float(row[f"val_{seed}"]) for row in table}
+        walk = []
+
+        def evaluate(actions, walk=walk, rewards=rewards):
+            walk.append(str(space.decode(actions)))
+            return rewards[walk[-1]]
+
+        list(PolicyGradient(controller, seed=seed).search(evaluate, 200))
+        assert walk == list(expected)
 
 
 def test_an_exhausted_space_ends_the_search():
@@ -229,23 +371,31 @@ def test_an_exhausted_space_ends_the_search():
     assert math.isfinite(metrics[-1]["loss"])
 
 
+def test_a_space_that_has_yet_to_grow_is_not_exhausted():
+    """4 of 2 x 2 sequences have been sampled, but two of them are shallow ones."""
+    search = PolicyGradient(tiny((2, 2)), num_steps=lambda children: 1 if children < 2 else 2, patience=1000)
+    list(search.search(sum, 100))
+    lengths = [len(actions) for actions in search.sampled]
+    assert lengths.count(1) == 2 and lengths.count(2) == 4 and "all 6" in search.stopped_early
+
+
 def test_a_collapsed_policy_ends_the_search():
     controller = tiny((4, 4, 4))
     with torch.no_grad():
         for head in controller.heads.values():
             head.bias[0] = 100.0
-    policy_gradient = PolicyGradient(controller, lambda _: 0.9, lr=0.0, patience=30)
-    metrics = list(policy_gradient.search(1000))
-    assert len(policy_gradient.results) == 1 and len(metrics) == 31
+    policy_gradient = PolicyGradient(controller, lr=0.0, patience=30)
+    metrics = list(policy_gradient.search(lambda _: 0.9, 1000))
+    assert len(policy_gradient.sampled) == 1 and len(metrics) == 31
     assert "collapsed" in policy_gradient.stopped_early
 
 
 def test_the_bonus_grows_with_the_share_of_repeats():
     """A space of one sequence: the first batch brings one new child and four repeats, all later ones only repeats."""
-    policy_gradient = PolicyGradient(tiny((1, 1)), lambda _: 0.9, children_per_update=5, patience=3)
-    policy_gradient._sample_batch(10)
+    policy_gradient = PolicyGradient(tiny((1, 1)), children_per_update=5, patience=3)
+    assert policy_gradient.ask() == [(0, 0)]
     assert policy_gradient.repeats == pytest.approx(4 / 5)
-    policy_gradient._sample_batch(10)
+    assert policy_gradient.ask() == []
     assert policy_gradient.repeats == 1
 
 
@@ -258,12 +408,8 @@ def test_a_policy_that_repeats_itself_is_widened_until_it_finds_something_new():
 def test_depth_grows_with_the_children_and_the_weights_are_carried_over():
     controller = tiny((3, ANCHOR) * 4, names=("a", "anchor") * 4)
     calls = []
-    search = PolicyGradient(
-        controller,
-        lambda actions: calls.append(actions) or sum(actions),
-        num_steps=lambda children: 4 if children < 12 else 8,
-    )
-    list(search.search(40))
+    search = PolicyGradient(controller, num_steps=lambda children: 4 if children < 12 else 8)
+    list(search.search(lambda actions: calls.append(actions) or sum(actions), 40))
     lengths = [len(actions) for actions in calls]
     assert lengths == sorted(lengths) and set(lengths) == {3, 10}  # 3, 3, skip; then four layers and six skips
     assert 12 <= lengths.count(3) < 12 + 5 and len(set(calls)) == 40

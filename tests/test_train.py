@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import train
-from model import Child, SearchSpace, parse_architecture
+from evaluation import choose_architecture
+from model import Child
+from search_space import PaperSpace, SmallSpace, parse_architecture
 from utils import child_seed, read_ledger
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +71,7 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     rows = rows_without_seconds(run_dir)
     assert [row["child"] for row in rows] == [0, 1, 2, 3]
     for row in rows:
-        assert str(SearchSpace().decode(row["actions"])) == row["architecture"]
+        assert str(SmallSpace().decode(row["actions"])) == row["architecture"]
         assert row["seed"] == child_seed(0, row["architecture"])
         assert 0.1 < row["val_accuracy"] <= 1 and row["reward"] == row["val_accuracy"]
         child = Child(parse_architecture(row["architecture"]), (1, 28, 28), 10)
@@ -134,19 +136,19 @@ def test_the_papers_space_and_recipe_end_to_end(tmp_path):
     result = command(*flags, "--run_dir", "run", *SMALL, "--reward_exponent", "3", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = rows_without_seconds(tmp_path / "run")
-    space = SearchSpace(2, paper=True, strides=True)
+    space = PaperSpace(2, strides=True)
     for row in rows:
         assert str(space.decode(row["actions"])) == row["architecture"] and len(row["actions"]) == 11
         assert row["val_accuracy"] > 0 and row["reward"] == row["val_accuracy"] ** 3
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
-    assert settings["recipe"]["nesterov"] == 0.9 and settings["recipe"]["epochs"] == 2
+    assert settings["recipe"]["optimizer"] == "sgd" and settings["recipe"]["epochs"] == 2
     assert {"search.png", "best.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
     flags = ["--architecture", "c3x1f24s3x2-c1x3f36s2x3i1", "--train_images", "300", "--eval_epochs", "1"]
     result = command("--mode", "evaluate", "--child_recipe", "paper", "--num_seeds", "1", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     evaluation = json.loads((tmp_path / "runs/mnist/evaluation-c3x1f24s3x2-c1x3f36s2x3i1.json").read_text())
-    assert evaluation["recipe"]["nesterov"] == 0.9 and evaluation["recipe"]["epochs"] == 1
+    assert evaluation["recipe"]["optimizer"] == "sgd" and evaluation["recipe"]["epochs"] == 1
     assert evaluation["recipe"]["best_of"] == 1  # the test set chooses no epoch
     assert evaluation["parameters"] == 3 * 24 + 2 * 24 + 3 * 24 * 36 + 2 * 36 + 36 * 10 + 10
 
@@ -184,7 +186,7 @@ def test_finalists_are_trained_once_more_and_the_best_mean_wins(stand_in, capsys
     first = {row["architecture"]: row["val_accuracy"] for row in rows}
     best_four = sorted(first, key=first.get, reverse=True)[:4]
     assert len(rows) == 60 and calls[60:] == best_four
-    second = {text: 0.9 + child_seed(child_seed(1, text), text) % 997 / 10_000 for text in best_four}
+    second = {text: 0.9 + child_seed(child_seed(0, text, "finalist"), text) % 997 / 10_000 for text in best_four}
     means = {text: (first[text] + second[text]) / 2 for text in best_four}
     best = json.loads(Path("runs/mnist/best.json").read_text())
     assert best["architecture"] == max(means, key=means.get) and best["val_accuracy"] == max(means.values())
@@ -208,7 +210,7 @@ def test_a_search_stopped_among_its_finalists_goes_on_there(stand_in):
     assert Path("parts/best.json").read_bytes() == Path("whole/best.json").read_bytes()
 
 
-@pytest.mark.parametrize("space", [["--space", "original"], ["--space", "paper", "--strides", "True"]])
+@pytest.mark.parametrize("space", [["--space", "small"], ["--space", "paper", "--strides", "True"]])
 def test_depth_grows_and_a_larger_budget_goes_on_there(stand_in, space):
     """§4.1: two layers at first, one more every ten children; the weights, and so the walk, are carried over."""
     flags = [*space, "--layers_step", "1", "--layers_every", "10", "--num_finalists", "0"]
@@ -223,7 +225,9 @@ def test_depth_grows_and_a_larger_budget_goes_on_there(stand_in, space):
         stand_in(*flags, "--num_children", budget, "--run_dir", "parts")
     assert rows_without_seconds(Path("parts")) == rows
     saved = torch.load("whole/controller.pt", weights_only=True)
-    assert len(saved["num_choices"]) == 5 * len(SearchSpace(1, space[1] == "paper", "--strides" in space).decisions)
+    assert len(saved["num_choices"]) == 5 * len(
+        (PaperSpace(1, True) if "--strides" in space else SmallSpace(1)).decisions
+    )
 
 
 def test_random_search_is_uniform_and_goes_to_its_own_folder(stand_in):
@@ -263,7 +267,7 @@ def test_evaluate_takes_the_best_of_an_unfinished_search_and_says_so(stand_in, m
     best = max(rows, key=lambda row: row["val_accuracy"])["architecture"]
     args = train.parse_arguments(["--mode", "evaluate"])
     capsys.readouterr()
-    assert str(train.choose_architecture(args)[0]) == best
+    assert str(choose_architecture(args)[0]) == best
     assert f"is not finished: best of {len(rows)} children" in capsys.readouterr().out
 
 

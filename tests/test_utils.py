@@ -11,10 +11,10 @@ import pytest
 import torch
 import torchvision
 
-from model import Images
 from utils import (
     MNIST_MD5,
     Clock,
+    Images,
     InputError,
     Ledger,
     child_seed,
@@ -206,8 +206,8 @@ def test_a_damaged_clock_or_configuration_is_named(tmp_path, content):
 
 
 def test_the_best_child_is_the_earliest_of_equals():
-    rows = {i: row(i, val_accuracy=accuracy) for i, accuracy in [(3, 0.9), (1, 0.9), (2, 0.8), (0, 0.1)]}
-    assert ranked(rows)[0]["child"] == 1
+    rows = {i: row(i, reward=reward) for i, reward in [(3, 0.9), (1, 0.9), (2, 0.8), (0, 0.1)]}
+    assert ranked(rows.values())[0]["child"] == 1
 
 
 def test_files_are_written_as_a_whole_or_not_at_all(tmp_path):

@@ -1,0 +1,174 @@
+"""The search spaces as plain data: decisions, layers, architectures and their text form.
+
+space = SmallSpace()                                   # 729 networks of two layers
+architecture = space.decode([1, 1, 0, 1, 2, 1])        # what the controller's choices describe
+assert architecture == parse_architecture("k5f16p0-k5f32p1")
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+Pair = tuple[int, int]  # down and across
+
+
+class Decision(NamedTuple):
+    """One token of an architecture and the values it may take."""
+
+    name: str
+    choices: tuple[int, ...]
+
+
+ANCHOR_POINT = Decision("inputs", ())  # ends a layer: which of the earlier layers it takes (§3.3)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution as a value; what the spaces below write, and all that a network is built from."""
+
+    text: str  # its name, such as `k5f16p0` or `c3x5f36s2x1i1.2`
+    filters: int
+    size: Pair  # of the filters, in pixels
+    padding: Pair  # zeros on each side, in pixels
+    stride: Pair
+    inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
+    batch_norm: bool
+    pool: bool  # max-pooling follows, where the map is large enough and the layer not the last
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as a value; its text form, such as `k5f16p0-k5f32p1`, is its name everywhere."""
+
+    layers: tuple[Layer, ...]
+    hidden: int | None  # units of a linear layer before the classifier; None: global average pooling instead
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self.layers))
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The layers that no layer takes: the classifier does (§3.3)."""
+        taken = {j for layer in self.layers for j in layer.inputs}
+        return tuple(j for j in range(1, len(self.layers) + 1) if j not in taken)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All architectures of up to `num_layers` layers; the spaces below say what a layer is."""
+
+    num_layers: int = 2
+
+    @property
+    def names(self) -> list[str]:
+        """The decision of each step of the controller."""
+        return [decision.name for decision in self.decisions] * self.num_layers
+
+    @property
+    def num_choices(self) -> list[int]:
+        """The number of choices of each step of the controller, 0 for an anchor point (`controller.ANCHOR`)."""
+        return [len(decision.choices) for decision in self.decisions] * self.num_layers
+
+    @property
+    def tokens(self) -> list[tuple[int, str, tuple[int, ...]]]:
+        """Layer (from 1), name and choices of each of the T tokens; an anchor point's are `input 1`, `input 2`, ..."""
+        tokens = []
+        for layer in range(1, self.num_layers + 1):
+            tokens += [(layer, *decision) for decision in self.decisions if decision != ANCHOR_POINT]
+            tokens += [(layer, f"input {j}", (0, 1)) for j in range(1, layer) if ANCHOR_POINT in self.decisions]
+        return tokens
+
+    def decode(self, actions: Sequence[int]) -> Architecture:
+        """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
+        rest, layers = list(reversed(actions)), []
+        while rest:
+            values = {name: choices[rest.pop()] for name, choices in self.decisions if choices}
+            if ANCHOR_POINT in self.decisions:
+                values["inputs"] = tuple(j for j in range(1, len(layers) + 1) if rest.pop())
+            layers.append(self.layer(values, len(layers) + 1))
+        return Architecture(tuple(layers), self.hidden)
+
+
+@dataclass(frozen=True)
+class SmallSpace(SearchSpace):
+    """Square convolutions, each on the one before it; with two layers 3^6 = 729 networks."""
+
+    hidden: ClassVar = 84
+    pattern: ClassVar = re.compile(r"k(?P<kernel>\d+)f(?P<filters>\d+)p(?P<padding>\d+)", re.ASCII)
+    decisions: ClassVar = (  # of one layer, in the order in which the controller makes them
+        Decision("kernel", (3, 5, 7)),
+        Decision("filters", (8, 16, 32)),
+        Decision("padding", (0, 1, 2)),
+    )
+    choices: ClassVar = dict(decisions)  # that the text form may have
+
+    @staticmethod
+    def layer(values: dict, number: int) -> Layer:
+        """Layer `number`, from 1, with these values of its decisions."""
+        kernel, filters, padding = values["kernel"], values["filters"], values["padding"]
+        text, sides = f"k{kernel}f{filters}p{padding}", (padding, padding)
+        return Layer(text, filters, (kernel, kernel), sides, (1, 1), (number - 1,), batch_norm=False, pool=True)
+
+
+@dataclass(frozen=True)
+class PaperSpace(SearchSpace):
+    """Rectangular convolutions that keep the size up to their stride, with skip connections (§3.1, §3.3, §4.1)."""
+
+    strides: bool = False  # predicted too, instead of fixed to 1
+
+    hidden: ClassVar = None
+    pattern: ClassVar = re.compile(
+        r"c(?P<height>\d+)x(?P<width>\d+)f(?P<filters>\d+)(s(?P<stride_height>\d+)x(?P<stride_width>\d+))?"
+        r"(i(?P<inputs>\d+(\.\d+)*))?",
+        re.ASCII,
+    )
+    choices: ClassVar = {
+        "height": (1, 3, 5, 7),
+        "width": (1, 3, 5, 7),
+        "stride_height": (1, 2, 3),
+        "stride_width": (1, 2, 3),
+        "filters": (24, 36, 48, 64),
+    }
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The decisions of one layer in the order in which the controller makes them."""
+        chosen = (Decision(*item) for item in self.choices.items() if self.strides or "stride" not in item[0])
+        return (*chosen, ANCHOR_POINT)
+
+    @staticmethod
+    def layer(values: dict, number: int) -> Layer:
+        """Layer `number`, from 1, with these values of its decisions; without inputs it takes the image."""
+        size, filters = (values["height"], values["width"]), values["filters"]
+        stride, inputs = (values.get("stride_height", 1), values.get("stride_width", 1)), values.get("inputs", ())
+        text = "c{}x{}f{}".format(*size, filters) + ("s{}x{}".format(*stride) if stride != (1, 1) else "")
+        text += "i" + ".".join(map(str, inputs)) if inputs else ""
+        half = size[0] // 2, size[1] // 2
+        return Layer(text, filters, size, half, stride, inputs or (0,), batch_norm=True, pool=False)
+
+
+def parse_architecture(text: str) -> Architecture:
+    """Read an architecture's text form; ValueError for a text that no space of this program can write."""
+    space, layers = PaperSpace if text.startswith("c") else SmallSpace, []
+    for number, part in enumerate(text.split("-"), start=1):
+        match = space.pattern.fullmatch(part)
+        if match is None or len(part) > 1000:
+            raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
+        found = {name: value for name, value in match.groupdict().items() if value is not None}
+        inputs = tuple(sorted({int(j) for j in found.pop("inputs", "").split(".") if j}))
+        values = {name: int(value) for name, value in found.items()}
+        for name, value in values.items():
+            if value not in space.choices[name]:
+                listed = ", ".join(map(str, space.choices[name]))
+                raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
+        if not all(0 < j < number for j in inputs):
+            raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
+        layer = space.layer(values | {"inputs": inputs}, number)
+        if str(layer) != part:
+            raise ValueError(f"{text!r} is not an architecture: write {part} as {layer}")
+        layers.append(layer)
+    return Architecture(tuple(layers), space.hidden)

@@ -1,0 +1,395 @@
+"""What the numbers mean: which images, seeds and settings reach a training, the controller and the update.
+
+The program runs in this process; only the training of a network is replaced, by a function that notes its arguments.
+"""
+
+import json
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluation
+import train
+import utils
+from controller import Controller
+from evaluation import EVALUATION
+from model import PAPER_RECIPE, Child, ImpossibleNetwork, Recipe, TrainedChild
+from policy_gradient import PolicyGradient
+from search_space import PaperSpace, SmallSpace, parse_architecture
+from utils import Data, Images, InputError, child_seed, read_ledger
+from workers import TaskFailed
+
+TEST_LABEL = -7
+
+
+class InProcess:
+    """In the place of `Workers`: jobs run at once, in this process."""
+
+    made: list[tuple]
+
+    def __init__(self, num_workers, shared=None, timeout=None):
+        self.num_workers, self.shared = num_workers, shared
+        InProcess.made.append((num_workers, timeout))
+
+    def submit(self, job, *args):
+        future = Future()
+        try:
+            future.set_result(job(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def run(self, function, *args):
+        return function(self.shared, *args)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture
+def trainings(monkeypatch, tmp_path) -> list[dict]:
+    """What every training got; 60,000 training images labelled by their number, and 100 test images."""
+    noted = []
+
+    def load_images(name, data_dir, train):
+        labels = torch.arange(60_000) if train else torch.full((100,), TEST_LABEL)
+        return Images(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels), 10
+
+    def train_child(architecture, data, recipe, seed, device="cpu", images_seen=None):
+        noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed, "device": device})
+        child = Child(architecture, (1, 28, 28), 10)
+        accuracy = 0.5 + seed % 997 / 2000
+        return TrainedChild(child, accuracy, accuracy + 0.001, 77, 0.25)
+
+    InProcess.made = []
+    for module in (train, evaluation):
+        monkeypatch.setattr(module, "Workers", InProcess)
+        monkeypatch.setattr(module, "train_child", train_child)
+    monkeypatch.setattr(utils, "load_images", load_images)
+    monkeypatch.chdir(tmp_path)
+    return noted
+
+
+def rows_of(folder: str, file: str = "children.jsonl") -> list[dict]:
+    rows, _ = read_ledger(Path(folder, file))
+    return [rows[child] for child in sorted(rows)]
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_trains_on_its_images_and_its_reward_comes_from_the_held_out_ones(trainings):
+    train.main(["--num_children", "12", "--run_dir", "run"])
+    held_out = torch.arange(0, 60_000, 12)
+    rest = torch.tensor(sorted(set(range(60_000)) - set(held_out.tolist())))
+    assert len(trainings) == 13
+    for training in trainings:
+        assert torch.equal(training["data"].held_out.labels, held_out)
+        assert torch.equal(training["data"].train.labels, rest) and training["data"].num_classes == 10
+    rows = rows_of("run")
+    assert [row["architecture"] for row in rows] == [training["text"] for training in trainings[:12]]
+    for row, training in zip(rows, trainings, strict=False):
+        assert row["val_accuracy"] == row["reward"] == 0.5 + training["seed"] % 997 / 2000
+        assert (row["parameters"], row["seconds"]) == (77, 0.25)
+
+
+def test_a_final_training_uses_all_training_images_and_is_measured_on_the_test_images(trainings, capsys):
+    train.main(["--mode", "evaluate", "--architecture", "k3f8p0", "--num_seeds", "3", "--run_dir", "run"])
+    for training in trainings:
+        assert torch.equal(training["data"].train.labels, torch.arange(60_000))
+        assert training["data"].held_out.labels.tolist() == [TEST_LABEL] * 100
+        assert training["recipe"] == replace(EVALUATION, epochs=4) and training["text"] == "k3f8p0"
+    result = json.loads(Path("run/evaluation-k3f8p0.json").read_text())
+    accuracies = [0.5 + training["seed"] % 997 / 2000 for training in trainings]
+    assert result["top1"] == accuracies and result["top1_mean"] == pytest.approx(sum(accuracies) / 3)
+    assert result["top5"] == pytest.approx([accuracy + 0.001 for accuracy in accuracies])
+    assert result["top1_std"] == pytest.approx(torch.tensor(accuracies, dtype=torch.float64).std().item())
+    assert result["train_images"] == 60_000 and "n = 3" in capsys.readouterr().out
+
+
+def test_train_images_are_the_first_ones_and_more_than_there_are_is_refused(trainings, capsys):
+    train.main(["--num_children", "1", "--train_images", "500", "--run_dir", "run"])
+    assert len(trainings[0]["data"].train.labels) == 500 and len(trainings[0]["data"].held_out.labels) == 5000
+    evaluate = ["--mode", "evaluate", "--num_seeds", "1", "--run_dir", "run"]
+    train.main([*evaluate, "--train_images", "700"])
+    assert torch.equal(trainings[1]["data"].train.labels, torch.arange(700))
+    for flags, there in ((["--run_dir", "other"], "55,000"), (evaluate, "60,000")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            train.main([*flags, "--train_images", "60001"])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and there in error and len(error.strip().splitlines()) == 1
+    assert not Path("other").exists()
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_trainings_of_an_architecture_share_a_seed(trainings):
+    """Search, finalists and final trainings of two run seeds: all different, and known from the flags alone."""
+    for seed in ("0", "1"):
+        train.main(["--num_children", "30", "--seed", seed, "--run_dir", seed])
+        train.main(["--mode", "evaluate", "--seed", seed, "--run_dir", seed])
+    seeds = [(training["text"], training["seed"]) for training in trainings]
+    assert len(seeds) == len(set(seeds)) == 2 * (30 + 3 + 4)
+    assert all(s == child_seed(0, text) for text, s in seeds[:30])
+    assert all(s == child_seed(0, text, "finalist") for text, s in seeds[30:33])
+    assert all(s == child_seed(0, text, "final", i) for i, (text, s) in enumerate(seeds[33:37]))
+    assert len({text for text, _ in seeds[33:37]}) == 1
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+UPDATE = {"children_per_update": 3, "update_lag": 2, "entropy_weight": 0.6, "baseline_decay": 0.25,
+          "reward_scale": "none", "importance_weights": True, "seed": 4}  # fmt: skip
+
+
+def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings, monkeypatch):
+    made = []
+
+    class Noted(PolicyGradient):
+        def __post_init__(self):
+            super().__post_init__()
+            self.first_weights = {name: p.clone() for name, p in self.controller.state_dict().items()}
+            made.append(self)
+
+    monkeypatch.setattr(train, "PolicyGradient", Noted)
+    flags = [text for name, value in UPDATE.items() for text in (f"--{name}", str(value))]
+    flags += ["--controller_lr", "0.5", "--controller_beta2", "0.7", "--hidden_size", "6", "--controller_layers", "3"]
+    train.main([*flags, "--num_children", "2"])
+    (search,) = made
+    assert {name: getattr(search, name) for name in UPDATE} == UPDATE
+    assert (search.lr, search.betas, search.num_steps) == (0.5, (0.9, 0.7), None)
+    assert (search.optimizer.defaults["lr"], search.optimizer.defaults["betas"]) == (0.5, (0.9, 0.7))
+    torch.manual_seed(4)
+    expected = Controller([3] * 6, ["kernel", "filters", "padding"] * 2, 6, 3)
+    assert search.controller.num_choices == expected.num_choices and search.controller.names == expected.names
+    assert all(torch.equal(p, search.first_weights[name]) for name, p in expected.state_dict().items())
+    saved = torch.load("runs/mnist/controller.pt", weights_only=True)
+    assert (saved["hidden_size"], saved["num_layers"], len(search.controller.cells)) == (6, 3, 3)
+    assert all(torch.equal(p, saved["state_dict"][name]) for name, p in search.controller.state_dict().items())
+
+
+def test_growing_depth_reaches_the_update(trainings):
+    args = train.parse_arguments(["--layers_step", "1", "--layers_every", "10", "--num_children", "25"])
+    steps = train.update_settings(args)["num_steps"]
+    assert [steps(children) for children in (0, 9, 10, 24)] == [6, 6, 9, 12]
+    paper = train.parse_arguments(["--space", "paper", "--layers_step", "2", "--num_children", "1601"])
+    assert [train.update_settings(paper)["num_steps"](n) for n in (0, 1600)] == [8, 16]
+    assert train.make_space(paper) == PaperSpace(4) and train.make_space(args) == SmallSpace(4)
+    assert train.make_space(train.parse_arguments(["--space", "paper", "--strides"])) == PaperSpace(2, strides=True)
+
+
+@pytest.mark.parametrize(
+    "flags, recipe",
+    [
+        ([], Recipe()),
+        (["--child_epochs", "0.25"], Recipe(epochs=0.25)),
+        (["--child_recipe", "paper"], PAPER_RECIPE),
+        (["--child_recipe", "paper", "--child_epochs", "3"], replace(PAPER_RECIPE, epochs=3)),
+    ],
+)
+def test_the_recipe_of_the_flags_reaches_the_children(trainings, flags, recipe):
+    train.main([*flags, "--num_children", "2", "--workers", "3", "--child_timeout", "9"])
+    assert all(training["recipe"] == recipe for training in trainings)
+    assert InProcess.made == [(3, 9.0)]
+    config = json.loads(Path("runs/mnist/config.json").read_text())
+    assert config["settings"]["recipe"]["epochs"] == recipe.epochs
+    trainings.clear()
+    train.main(["--mode", "evaluate", "--eval_epochs", "7", "--num_seeds", "1", *flags[: 2 * ("paper" in flags)]])
+    assert trainings[0]["recipe"] == replace(PAPER_RECIPE if "paper" in flags else EVALUATION, epochs=7, best_of=1)
+
+
+def test_paper_sets_what_the_paper_says_and_given_flags_win():
+    """§3.2, §4.1: two layers of 35, Adam with lr 6e-4 and its usual betas, 8 children, cubed rewards, no bonus."""
+    args = train.parse_arguments(["--paper"])
+    assert (args.controller_layers, args.hidden_size, args.num_finalists) == (2, 35, 0)
+    assert train.update_settings(args) == {
+        "children_per_update": 8, "update_lag": 0, "entropy_weight": 0.0, "baseline_decay": 0.5, "reward_scale": "none",
+        "importance_weights": False, "seed": 0, "lr": 0.0006, "betas": (0.9, 0.999),
+    }  # fmt: skip
+    assert args.reward_exponent == 3 and train.reward({"val_accuracy": 0.5}, args.reward_exponent) == 0.125
+    args = train.parse_arguments(["--update_lag", "99", "--paper", "True", "--hidden_size=64"])
+    assert (args.update_lag, args.hidden_size, args.controller_layers) == (99, 64, 2)
+    plain = train.parse_arguments(["--paper", "False"])
+    assert (plain.controller_layers, plain.hidden_size, plain.controller_beta2) == (1, 64, 0.9)
+
+
+def test_random_search_never_learns(trainings):
+    train.main(["--strategy", "random", "--num_children", "60"])
+    saved = torch.load("runs/mnist-random/controller.pt", weights_only=True)
+    assert all(not tensor.any() for tensor in saved["state_dict"].values())  # uniform, at the end too
+    assert train.update_settings(train.parse_arguments(["--strategy", "random"]))["lr"] == 0
+
+
+def test_children_are_ranked_by_the_reward(trainings, monkeypatch):
+    """Another reward, here one that prefers small networks, is a change of `reward` alone."""
+    monkeypatch.setattr(train, "reward", lambda row, exponent: row["val_accuracy"] - len(row["architecture"]) / 100)
+    monkeypatch.setattr(train, "attempt", lambda _, architecture, *rest: {
+        "val_accuracy": 0.5 + len(str(architecture)) / 200, "parameters": 1, "seconds": 0.0})  # fmt: skip
+    train.main(["--num_children", "60", "--num_finalists", "0"])
+    lengths = {len(row["architecture"]) for row in rows_of("runs/mnist")}
+    assert len(json.loads(Path("runs/mnist/best.json").read_text())["architecture"]) == min(lengths) < max(lengths)
+
+
+def test_an_exponent_that_changes_nothing_is_said(trainings, capsys):
+    for flags, said in (([], False), (["--reward_exponent", "3"], True), (["--paper"], False)):
+        train.main([*flags, "--num_children", "1", "--run_dir", f"run{len(flags)}{said}"])
+        assert ("--reward_exponent changes no rank" in capsys.readouterr().out) == said
+
+
+def test_workers_default_to_the_cores_and_to_two_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(utils, "usable_cores", lambda: 64)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert train.parse_arguments([]).workers == 64
+    assert train.parse_arguments(["--use_cuda", "True"]).workers == 2
+    assert train.parse_arguments(["--use_cuda", "True", "--workers", "5"]).workers == 5
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train.parse_arguments(["--use_cuda", "True"]).workers == 64
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--architecture", "k3f8p0"], "argument --architecture: only --mode evaluate has it"),
+        (["--eval_epochs=2"], "argument --eval_epochs: only --mode evaluate has it"),
+        (["--mode", "generate", "--num_seeds", "2"], "argument --num_seeds: only --mode evaluate has it"),
+        (["--mode", "evaluate", "--num_children", "9"], "argument --num_children: only --mode generate has it"),
+        (["--mode", "evaluate", "--hidden_size", "9"], "argument --hidden_size: only --mode generate has it"),
+        (["--train_images", "1"], "must be a whole number from 2"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(trainings, capsys, flags, message):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(flags)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not trainings and not Path("runs").exists()
+
+
+# --- what fails ---------------------------------------------------------------------------------------------------
+
+SMALLEST = parse_architecture("k3f8p0")
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            "9",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "20 GiB"),
+        (ImpossibleNetwork("layer 3 shrinks"), "layer 3 shrinks"),
+        (TaskFailed("its worker process died 3 times"), "died 3 times"),
+    ],
+)
+def test_a_child_that_cannot_be_trained_gets_reward_0_and_the_reason(trainings, monkeypatch, error, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "train_child", fail)
+    train.main(["--num_children", "3"])
+    rows = rows_of("runs/mnist")
+    assert [(row["reward"], row["val_accuracy"]) for row in rows] == [(0, 0)] * 3
+    assert all(message in row["error"] for row in rows)
+
+
+def test_what_pytorch_says_when_memory_is_short_is_recognised(monkeypatch):
+    """The real message, of an allocation that no machine can make."""
+    monkeypatch.setattr(train, "train_child", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    with pytest.raises(MemoryError, match="out of memory"):
+        train.search_child(None, SMALLEST, Recipe(), 0, "cpu")
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake in the program"), RuntimeError("shapes differ")])
+def test_a_mistake_in_the_program_is_no_result(trainings, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "train_child", fail)
+    with pytest.raises(type(error), match=str(error)):
+        train.main(["--num_children", "3"])
+    assert rows_of("runs/mnist") == []
+
+
+def test_a_finalist_whose_second_training_fails_keeps_its_first_accuracy(trainings, monkeypatch, capsys):
+    original = train.attempt
+
+    def attempt(workers, architecture, recipe, seed, device):
+        if len(trainings) == 30:  # the first finalist, the best of all
+            trainings.append({})
+            return {"val_accuracy": 0.0, "parameters": 0, "seconds": 0.1, "error": "its worker process died 3 times"}
+        return original(workers, architecture, recipe, seed, device)
+
+    monkeypatch.setattr(train, "attempt", attempt)
+    train.main(["--num_children", "30"])
+    first = max(row["val_accuracy"] for row in rows_of("runs/mnist"))
+    finalists = {row["child"]: row for row in rows_of("runs/mnist", "finalists.jsonl")}
+    best = json.loads(Path("runs/mnist/best.json").read_text())
+    (failed,) = (f for f in best["finalists"] if len(f["val_accuracies"]) == 1)
+    assert failed["val_accuracies"] == [first] and "error" in finalists[failed["child"]]
+    output = capsys.readouterr().out
+    assert "30 trained, the best 3 twice (1 failed)" in output and "0.00%" not in output
+
+
+def test_a_dead_worker_in_evaluate_is_one_line(trainings, monkeypatch, capsys):
+    def die(*_):
+        raise TaskFailed("its worker process died 3 times")
+
+    monkeypatch.setattr(evaluation, "train_child", die)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--mode", "evaluate", "--architecture", "k3f8p0"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py")]
+    assert stopped.value.code == 2 and len(lines) == 1 and "k3f8p0 can't be trained: its worker" in lines[0]
+    assert not list(Path("runs").rglob("evaluation*"))
+
+
+# --- the run folder -----------------------------------------------------------------------------------------------
+
+
+def test_config_lists_every_run(trainings, monkeypatch):
+    train.main(["--num_children", "3"])
+    monkeypatch.setattr(
+        utils, "environment", lambda: {"versions": {"torch": "9.9"}, "git_commit": "abc", "machine": {}}
+    )
+    train.main(["--num_children", "5", "--workers", "7"])
+    config = json.loads(Path("runs/mnist/config.json").read_text())
+    assert config["num_children"] == config["flags"]["num_children"] == 5 and config["versions"]["torch"] == "9.9"
+    first, second = config["runs"]
+    assert (first["num_children"], second["num_children"], second["flags"]["workers"]) == (3, 5, 7)
+    assert first["versions"]["torch"] == torch.__version__ and second["git_commit"] == "abc"
+    assert first["machine"]["instruction_set"] and first["started"] <= second["started"]
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_other_settings(trainings, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--num_children", "3", "--cluster", "127.0.0.1:1"])
+    assert Path("runs/mnist/config.json").exists() and not rows_of("runs/mnist")
+    train.main(["--num_children", "2", "--seed", "5"])
+    assert len(rows_of("runs/mnist")) == 2
+    assert json.loads(Path("runs/mnist/config.json").read_text())["settings"]["seed"] == 5
+
+
+def test_images_are_uploaded_once():
+    from model import on_device
+
+    data = Data(*(Images(torch.zeros(2, 1, 1, 1), torch.zeros(2)) for _ in range(2)), 10)
+    first = [on_device(images, "meta") for images in data[:2]]
+    assert all(on_device(images, "meta") is there for images, there in zip(data[:2], first, strict=True))
+    assert first[0].pixels.device.type == "meta"
+
+
+def test_input_errors_are_no_tracebacks(trainings, monkeypatch, capsys):
+    def refuse(*_):
+        raise InputError("no such thing")
+
+    monkeypatch.setattr(utils, "search_data", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--num_children", "3"])
+    assert stopped.value.code == 2 and capsys.readouterr().err == "train.py: no such thing\n"
