@@ -111,7 +111,7 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     program = [sys.executable, "-c", "\n".join(blocks)]
     result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert "best: (1, 2," in result.stdout  # the last block's search finds lr 0.01 and depth 3
+    assert "best: ((1, 2," in result.stdout  # the last block's search finds lr 0.01 and depth 3
 
 
 def test_a_deep_architecture_has_a_file_name(tmp_path):
