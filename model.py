@@ -37,13 +37,15 @@ class Child(nn.Module):
         maps = [torch.zeros(1, *image_shape)]  # of the image and of each layer, to see their shapes
         for number, layer in enumerate(architecture.layers, start=1):
             x = concatenate([maps[j] for j in layer.inputs])
-            if any(x.shape[2 + a] + 2 * layer.padding[a] < layer.size[a] for a in range(2)):
+            conv = nn.Conv2d(x.shape[1], layer.filters, **layer.conv, bias=not layer.batch_norm)
+            if any(
+                x.shape[2 + a] + 2 * conv.padding[a] <= conv.dilation[a] * (conv.kernel_size[a] - 1) for a in (0, 1)
+            ):
                 raise ImpossibleNetwork(f"{architecture}: the feature map of layer {number} shrinks below 1x1")
-            conv = (x.shape[1], layer.filters, layer.size, layer.stride, layer.padding)
-            self.convs.append(nn.Conv2d(*conv, bias=not layer.batch_norm))
+            self.convs.append(conv)
             self.norms.append(nn.BatchNorm2d(layer.filters) if layer.batch_norm else nn.Identity())
             with torch.no_grad():
-                x = self.convs[-1](x)
+                x = conv(x)
             self.pools.append(layer.pool and number < len(architecture.layers) and min(x.shape[2:]) >= 8)
             maps.append(F.max_pool2d(x, 2) if self.pools[-1] else x)
         x = concatenate([maps[j] for j in architecture.outputs])

@@ -83,8 +83,9 @@ def plot_architecture(path: Path, architecture: Architecture, title: str) -> Non
     """Draw a network: each layer's filter size and number of filters, and an arc for each skip connection."""
     labels = ["image"]
     for layer in architecture.layers:
-        stride = "" if layer.stride == (1, 1) else "\nstride {} x {}".format(*layer.stride)
-        labels.append("{} x {}\n{}{}".format(*layer.size, layer.filters, stride))
+        stride = layer.conv.get("stride", (1, 1))
+        stride = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
+        labels.append("{} x {}\n{}{}".format(*layer.conv["kernel_size"], layer.filters, stride))
     labels.append("classifier")
     figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
     boxes = [

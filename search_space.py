@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-Pair = tuple[int, int]  # down and across
+Pair = tuple[int, int]
 
 
 class Decision(NamedTuple):
@@ -29,9 +29,7 @@ class Layer:
 
     text: str  # its name, such as `k5f16p0` or `c3x5f36s2x1i1.2`
     filters: int
-    size: Pair  # of the filters, in pixels
-    padding: Pair  # zeros on each side, in pixels
-    stride: Pair
+    conv: dict[str, Pair]  # what `nn.Conv2d` gets beside channels: kernel_size, padding, stride, ..., down and across
     inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
     batch_norm: bool
     pool: bool  # max-pooling follows, where the map is large enough and the layer not the last
@@ -110,8 +108,9 @@ class SmallSpace(SearchSpace):
     def layer(values: dict, number: int) -> Layer:
         """Layer `number`, from 1, with these values of its decisions."""
         kernel, filters, padding = values["kernel"], values["filters"], values["padding"]
-        text, sides = f"k{kernel}f{filters}p{padding}", (padding, padding)
-        return Layer(text, filters, (kernel, kernel), sides, (1, 1), (number - 1,), batch_norm=False, pool=True)
+        conv = {"kernel_size": (kernel, kernel), "padding": (padding, padding)}
+        text = f"k{kernel}f{filters}p{padding}"
+        return Layer(text, filters, conv, inputs=(number - 1,), batch_norm=False, pool=True)
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ class PaperSpace(SearchSpace):
         stride, inputs = (values.get("stride_height", 1), values.get("stride_width", 1)), values.get("inputs", ())
         text = "c{}x{}f{}".format(*size, filters) + ("s{}x{}".format(*stride) if stride != (1, 1) else "")
         text += "i" + ".".join(map(str, inputs)) if inputs else ""
-        half = size[0] // 2, size[1] // 2
-        return Layer(text, filters, size, half, stride, inputs or (0,), batch_norm=True, pool=False)
+        conv = {"kernel_size": size, "padding": (size[0] // 2, size[1] // 2), "stride": stride}
+        return Layer(text, filters, conv, inputs or (0,), batch_norm=True, pool=False)
 
 
 def parse_architecture(text: str) -> Architecture:

@@ -1,6 +1,7 @@
-"""The controller against enumeration of small spaces."""
+"""The controller against the paper's equations written out, and against enumeration of small spaces."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ import torch
 from controller import ANCHOR, Controller
 
 NUM_CHOICES = (3, 2, 4)
-WITH_ANCHORS = (3, ANCHOR, 2, ANCHOR, 2, ANCHOR)  # tokens: 3, 2, skip from 1, 2, skips from 1 and 2
+WITH_ANCHORS = (3, ANCHOR, 2, ANCHOR, 2, ANCHOR, 2)  # tokens: 3, 2, skip from 1, 2, skips from 1 and 2, 2
 
 
-@pytest.fixture(params=[(NUM_CHOICES, 1), (NUM_CHOICES, 2), (WITH_ANCHORS, 1)], ids=["one", "two layers", "anchors"])
+@pytest.fixture(
+    params=[(NUM_CHOICES, 1), (NUM_CHOICES, 2), (WITH_ANCHORS, 1), (WITH_ANCHORS, 2)],
+    ids=["one", "two layers", "anchors", "anchors, two layers"],
+)
 def controller(request) -> Controller:
     torch.manual_seed(0)
     num_choices, num_layers = request.param
@@ -24,6 +28,125 @@ def controller(request) -> Controller:
 def all_actions(controller: Controller) -> torch.Tensor:
     """Every sequence there is, (product of the choices, T)."""
     return torch.tensor(list(itertools.product(*map(range, controller.token_choices))))
+
+
+def written_out(controller: Controller, actions=None, generator=None) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """One sequence's tokens, log-probabilities (T,) and entropies (T,) from the equations, token by token.
+
+    Scores `actions`, or samples them with `generator`.
+    """
+    hidden = [torch.zeros_like(controller.first_input) for _ in controller.cells]
+    memory = list(hidden)
+    x, anchors, tokens, log_prob, entropy = controller.first_input, [], [], [], []
+    for name, choices in zip(controller.names, controller.num_choices, strict=True):
+        for layer, cell in enumerate(controller.cells):
+            gates = cell.weight_ih @ x + cell.bias_ih + cell.weight_hh @ hidden[layer] + cell.bias_hh
+            i, f, g, o = gates.chunk(4)  # the input, forget, cell and output gates
+            memory[layer] = f.sigmoid() * memory[layer] + i.sigmoid() * g.tanh()
+            x = hidden[layer] = o.sigmoid() * memory[layer].tanh()
+        if choices == ANCHOR:
+            w_prev, w_curr, v = controller.w_prev.weight, controller.w_curr.weight, controller.v.weight[0]
+            scores = [v @ torch.tanh(w_prev @ earlier + w_curr @ x) for earlier in anchors]
+            policies = [torch.stack([torch.sigmoid(-score), torch.sigmoid(score)]) for score in scores]
+        else:
+            weights = (controller.heads[name].weight @ x + controller.heads[name].bias).exp()
+            policies = [weights / weights.sum()]
+        if actions is not None:
+            step = actions[len(tokens) : len(tokens) + len(policies)]
+        elif policies:
+            step = torch.multinomial(torch.stack(policies), 1, generator=generator).flatten().tolist()
+        else:
+            step = []
+        log_prob += [policy[token].log() for policy, token in zip(policies, step, strict=True)]
+        entropy += [-(policy * policy.log()).sum() for policy in policies]
+        tokens += step
+        if choices == ANCHOR:
+            chosen = [state for state, token in zip(anchors, step, strict=True) if token == 1]
+            anchors.append(x)
+            x = sum(chosen) / len(chosen) if chosen else torch.zeros_like(x)
+        else:
+            x = controller.embeddings[name].weight[step[0]]
+    return tokens, torch.stack(log_prob), torch.stack(entropy)
+
+
+@torch.no_grad()
+def test_every_sequence_is_scored_as_by_the_equations(controller):
+    sequences = all_actions(controller)
+    _, log_prob, entropy = controller(sequences)
+    assert log_prob.shape == entropy.shape == sequences.shape
+    for n, sequence in enumerate(sequences.tolist()):
+        _, expected_log_prob, expected_entropy = written_out(controller, sequence)
+        torch.testing.assert_close(log_prob[n], expected_log_prob, rtol=0, atol=1e-12)
+        torch.testing.assert_close(entropy[n], expected_entropy, rtol=0, atol=1e-12)
+
+
+def test_the_mean_of_the_chosen_anchor_points_is_the_next_input():
+    """0 to 4 of four earlier layers are chosen, in two LSTM layers; steps of one name share their weights."""
+    torch.manual_seed(1)
+    controller = Controller([3, ANCHOR] * 5 + [3], ["a", "anchor"] * 5 + ["a"], hidden_size=6, num_layers=2).double()
+    for parameter in controller.parameters():
+        torch.nn.init.normal_(parameter)
+    assert controller.token_choices == (3, 3, 2, 3, 2, 2, 3, 2, 2, 2, 3, 2, 2, 2, 2, 3)
+    for skips in itertools.product(range(2), repeat=4):
+        sequence = [2, 1, 1, 0, 1, 1, 2, 1, 0, 1, 1, *skips, 2]
+        log_prob = controller(torch.tensor([sequence])).log_prob[0]
+        torch.testing.assert_close(log_prob, written_out(controller, sequence)[1], rtol=0, atol=1e-12)
+
+
+def test_the_gradient_is_that_of_the_equations(controller):
+    sequence = [n - 1 for n in controller.token_choices]
+    parameters = list(controller.parameters())
+    _, log_prob, entropy = controller(torch.tensor([sequence]))
+    got = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
+    _, log_prob, entropy = written_out(controller, sequence)
+    expected = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11)
+
+
+@torch.no_grad()
+def test_a_sample_is_drawn_from_the_generator_alone(controller):
+    before = torch.get_rng_state()
+    for seed in range(20):
+        actions, log_prob, entropy = controller(generator=torch.Generator().manual_seed(seed))
+        tokens, *expected = written_out(controller, generator=torch.Generator().manual_seed(seed))
+        assert actions.tolist() == [tokens]  # one sample unless more are asked for
+        torch.testing.assert_close([log_prob[0], entropy[0]], expected, rtol=0, atol=1e-12)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_impossible_action_is_refused(controller):
+    for t, n in enumerate(controller.token_choices):
+        actions = torch.zeros(1, len(controller.token_choices), dtype=torch.int64)
+        actions[0, t] = n
+        with pytest.raises(ValueError, match="value argument"):
+            controller(actions)
+
+
+def test_the_weights_and_their_names():
+    """64 hidden units in one LSTM layer and a head for each step, unless told otherwise."""
+    shapes = {name: tuple(weight.shape) for name, weight in Controller([3, 0, 2, 0]).state_dict().items()}
+    assert shapes == {
+        "first_input": (64,),
+        **{"cells.0.weight_ih": (256, 64), "cells.0.weight_hh": (256, 64)},
+        **{"cells.0.bias_ih": (256,), "cells.0.bias_hh": (256,)},
+        **{"embeddings.step_0.weight": (3, 64), "embeddings.step_2.weight": (2, 64)},
+        **{"heads.step_0.weight": (3, 64), "heads.step_0.bias": (3,)},
+        **{"heads.step_2.weight": (2, 64), "heads.step_2.bias": (2,)},
+        **{"w_prev.weight": (64, 64), "w_curr.weight": (64, 64), "v.weight": (1, 64)},
+    }
+    assert Controller([3, 0, 2, 0]).token_choices == (3, 2, 2)
+    assert not hasattr(Controller([3, 2]), "v")
+    deep = Controller([3], hidden_size=5, num_layers=3)
+    assert [cell.weight_ih.shape for cell in deep.cells] == [(20, 5)] * 3
+
+
+def test_every_weight_starts_uniform_between_minus_and_plus_0_08():
+    torch.manual_seed(0)
+    for name, weight in Controller([100, ANCHOR, 100, ANCHOR]).named_parameters():
+        if weight.numel() >= 6400:
+            assert (weight.min().item(), weight.max().item()) == pytest.approx((-0.08, 0.08), abs=1e-4), name
+        assert weight.abs().max() <= 0.08, name
+        assert weight.std().item() == pytest.approx(0.16 / 12**0.5, rel=0.2), name
 
 
 def test_probabilities_of_all_sequences_sum_to_one(controller):
@@ -106,9 +229,18 @@ def test_the_first_tokens_can_be_sampled_and_scored_alone():
     torch.testing.assert_close(rollout.log_prob, controller(rollout.actions).log_prob)
 
 
-@pytest.mark.parametrize("num_choices, names", [([], None), ([3, 3], ["a"]), ([3, 2], ["a", "a"])])
-def test_impossible_spaces_are_refused(num_choices, names):
-    with pytest.raises(ValueError, match="choices"):
+@pytest.mark.parametrize(
+    "num_choices, names, message",
+    [
+        ([], None, "num_choices and names need the same length, at least 1"),
+        ([3, 3], ["a"], "num_choices and names need the same length, at least 1"),
+        ([3], ["a", "b"], "num_choices and names need the same length, at least 1"),
+        ([3, 2], ["a", "a"], "steps of the same name must have the same number of choices"),
+        ([3, 2, 2], ["a", "b", "a"], "steps of the same name must have the same number of choices"),
+    ],
+)
+def test_impossible_spaces_are_refused(num_choices, names, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Controller(num_choices, names=names)
 
 
@@ -127,3 +259,36 @@ def test_preferences_are_shares_of_samples():
     first, second = controller.preferences(num_samples=100)
     assert first == [0, 0, 1]
     assert len(second) == 5 and sum(second) == pytest.approx(1)
+
+
+def shares(controller: Controller, num_samples: int, seed: int, num_steps: int | None = None) -> list[list[float]]:
+    """By counting, one token and one choice after the other."""
+    actions = controller(None, num_samples, torch.Generator().manual_seed(seed), num_steps).actions.tolist()
+    return [
+        [sum(sequence[t] == choice for sequence in actions) / num_samples for choice in range(n)]
+        for t, n in enumerate(controller.token_choices[: len(actions[0])])
+    ]
+
+
+def test_preferences_count_256_samples_of_seed_0_unless_told_otherwise(controller):
+    before = torch.get_rng_state()
+    assert controller.preferences() == shares(controller, 256, seed=0)
+    assert controller.preferences(8) == shares(controller, 8, seed=0)  # so few that some choices are missing
+    assert controller.preferences(128, 7) == shares(controller, 128, seed=7) != shares(controller, 128, seed=0)
+    assert controller.preferences(seed=1, num_steps=2) == shares(controller, 256, seed=1, num_steps=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_preferences_keep_a_choice_that_was_never_sampled():
+    controller = Controller([4, 3])
+    with torch.no_grad():
+        controller.heads["step_0"].bias[1] = 50.0
+        controller.heads["step_1"].bias[0] = 50.0
+    assert controller.preferences(num_samples=8) == [[0, 1, 0, 0], [1, 0, 0]]
+
+
+def test_preferences_keep_no_graph(controller):
+    rollouts = []
+    controller.register_forward_hook(lambda *call: rollouts.append(call[2]))
+    controller.preferences(num_samples=2)
+    assert not rollouts[0].log_prob.requires_grad

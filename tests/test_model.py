@@ -1,6 +1,8 @@
 """The search space, the child networks and their training."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +13,16 @@ import model
 from model import (
     PAPER_RECIPE,
     Child,
+    ImpossibleNetwork,
+    LayerSummary,
+    Muon,
     Recipe,
     concatenate,
     make_optimizers,
+    measure,
+    normalize,
+    on_device,
+    one_cycle,
     orthogonalize,
     random_flip,
     random_shift,
@@ -21,7 +30,7 @@ from model import (
     top_k_accuracy,
     train_child,
 )
-from search_space import parse_architecture
+from search_space import Architecture, Layer, parse_architecture
 from utils import Data, Images
 
 MIDDLE = parse_architecture("k5f16p0-k5f32p1")
@@ -58,6 +67,125 @@ def test_the_child_computes_what_its_description_says():
     maps = torch.nn.functional.conv2d(maps, second.weight, second.bias, padding=1).relu()
     expected = child.classifier(child.hidden(maps.permute(0, 2, 3, 1).flatten(1)).relu())
     torch.testing.assert_close(child(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_summary_names_each_layer_and_counts_what_it_costs():
+    """By hand: 2 per multiply-add; a bias only where no batch norm follows, which has two numbers for each filter."""
+    child = Child(parse_architecture("k5f16p0-k3f8p2"), (1, 28, 28), 7)
+    assert summarize(child, (1, 28, 28)) == [
+        LayerSummary("Conv2d(1, 16, kernel_size=(5, 5))", (16, 24, 24), 16 * 26, 2 * 25 * 16 * 24 * 24),
+        LayerSummary("Conv2d(16, 8, kernel_size=(3, 3), padding=(2, 2))", (8, 14, 14), 8 * 145, 2 * 144 * 8 * 14 * 14),
+        LayerSummary("Linear(in_features=1568, out_features=84)", (84,), 84 * 1569, 2 * 84 * 1568),
+        LayerSummary("Linear(in_features=84, out_features=7)", (7,), 7 * 85, 2 * 7 * 84),
+    ]
+    child = Child(parse_architecture("c3x5f24-c1x7f36s2x3i1"), (3, 12, 15), 7).eval()
+    assert summarize(child, (3, 12, 15)) == [
+        LayerSummary(
+            "Conv2d(3, 24, kernel_size=(3, 5), padding=(1, 2)), batch norm",
+            *((24, 12, 15), 24 * 3 * 15 + 2 * 24, 2 * 24 * 3 * 15 * 12 * 15),
+        ),
+        LayerSummary(
+            "Conv2d(24, 36, kernel_size=(1, 7), stride=(2, 3), padding=(0, 3)), batch norm",
+            *((36, 6, 5), 36 * 24 * 7 + 2 * 36, 2 * 36 * 24 * 7 * 6 * 5),
+        ),
+        LayerSummary("Linear(in_features=36, out_features=7)", (7,), 7 * 37, 2 * 7 * 36),
+    ]
+    assert not child.training and not any(m._forward_hooks for m in child.modules())
+    summarize(child.train(), (3, 12, 15))
+    assert child.training and child.norms[0].training and child.norms[0].num_batches_tracked == 0
+
+
+def convolution(number: int, filters: int = 1, pool: bool = False, **conv: tuple[int, int]) -> Layer:
+    """A layer that none of the spaces has."""
+    return Layer(f"layer{number}", filters, conv, (number - 1,), batch_norm=False, pool=pool)
+
+
+def test_a_layer_may_be_any_convolution():
+    dilated = Architecture(
+        (convolution(1, 1, kernel_size=(3, 2), dilation=(2, 3), stride=(1, 2), padding=(1, 0)),), None
+    )
+    child = Child(dilated, (2, 9, 9), 3)
+    assert summarize(child, (2, 9, 9)) == [
+        LayerSummary(
+            "Conv2d(2, 1, kernel_size=(3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3))",
+            *((1, 7, 3), 1 * 2 * 6 + 1, 2 * 1 * 2 * 6 * 7 * 3),
+        ),
+        LayerSummary("Linear(in_features=1, out_features=3)", (3,), 6, 6),
+    ]
+    x = torch.randn(2, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    (conv,) = child.convs
+    maps = torch.zeros(2, 1, 7, 3)
+    padded = torch.zeros(2, 2, 11, 9)
+    padded[:, :, 1:10] = x
+    for row in range(7):
+        for column in range(3):
+            window = padded[:, :, row : row + 5 : 2, 2 * column : 2 * column + 4 : 3]
+            maps[:, 0, row, column] = (conv.weight[0] * window).sum((1, 2, 3)) + conv.bias[0]
+    expected = child.classifier(maps.relu().mean((2, 3)))
+    torch.testing.assert_close(child(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "conv, smallest",
+    [
+        ({"kernel_size": (3, 1)}, (3, 1)),
+        ({"kernel_size": (1, 3)}, (1, 3)),
+        ({"kernel_size": (7, 5), "padding": (1, 2)}, (5, 1)),
+        ({"kernel_size": (3, 3), "dilation": (2, 1)}, (5, 3)),
+        ({"kernel_size": (2, 3), "dilation": (3, 2), "padding": (1, 1), "stride": (2, 2)}, (2, 3)),
+    ],
+)
+def test_a_map_of_one_pixel_is_the_smallest(conv, smallest):
+    """The smallest image works, for any stride; a pixel less in height or in width does not."""
+    architecture = Architecture((convolution(1, kernel_size=(1, 1)), convolution(2, **conv)), None)
+    height, width = smallest
+    rows = summarize(Child(architecture, (1, height, width), 3), (1, height, width))
+    assert rows[1].output_shape == (1, 1, 1)
+    for shape in ((1, height - 1, width), (1, height, width - 1)):
+        if min(shape) > 0:
+            with pytest.raises(ImpossibleNetwork) as caught:
+                Child(architecture, shape, 3)
+            assert str(caught.value) == "layer1-layer2: the feature map of layer 2 shrinks below 1x1"
+
+
+@pytest.mark.parametrize("shape, pooled", [((8, 8), True), ((8, 7), False), ((7, 8), False), ((30, 7), False)])
+def test_a_map_is_pooled_from_8_pixels_in_height_and_width(shape, pooled):
+    layers = convolution(1, 4, True, kernel_size=(1, 1)), convolution(2, 4, True, kernel_size=(1, 1))
+    child = Child(Architecture(layers, None), (1, *shape), 3)
+    assert child.pools == [pooled, False]
+    side = [n // 2 if pooled else n for n in shape]
+    assert [row.output_shape[1:] for row in summarize(child, (1, *shape))[:2]] == [shape, tuple(side)]
+    without = Child(Architecture((convolution(1, 4, kernel_size=(1, 1)), layers[1]), None), (1, *shape), 3)
+    assert without.pools == [False, False]
+
+
+@pytest.mark.parametrize("text", ["k5f16p0-k3f8p1", "c3x3f24-c3x3f36i1"])
+def test_what_a_child_is_made_of(text):
+    architecture = parse_architecture(text)
+    child = Child(architecture, (3, 16, 16), 10)
+    assert child.architecture is architecture and architecture.layers[0].batch_norm == text.startswith("c")
+    for conv, norm, layer in zip(child.convs, child.norms, architecture.layers, strict=True):
+        assert {name: getattr(conv, name) for name in layer.conv} == layer.conv
+        assert (conv.bias is None) == layer.batch_norm
+        assert type(norm) is (torch.nn.BatchNorm2d if layer.batch_norm else torch.nn.Identity)
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last) and conv.weight.requires_grad
+    if text.startswith("c"):
+        assert child.hidden is None and child.classifier.in_features == 36
+        assert [norm.num_features for norm in child.norms] == [24, 36]
+    else:
+        assert (child.hidden.in_features, child.hidden.out_features) == (8 * 6 * 6, 84)
+        assert child.classifier.in_features == 84
+    assert child.classifier.out_features == 10
+
+
+def test_maps_are_joined_below_and_to_the_right():
+    maps = [torch.randn(2, c, h, w, generator=torch.Generator().manual_seed(c)) for c, h, w in
+            ((1, 2, 5), (3, 4, 1), (2, 3, 3))]  # fmt: skip
+    joined = concatenate(maps)
+    expected = torch.zeros(2, 6, 4, 5)
+    expected[:, :1, :2, :5], expected[:, 1:4, :4, :1], expected[:, 4:, :3, :3] = maps
+    assert torch.equal(joined, expected)
+    assert concatenate(maps[:1]) is maps[0]
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 24, 40)])
@@ -136,7 +264,188 @@ def test_top_k_accuracy_by_hand():
     assert [top_k_accuracy(logits, labels, k) for k in (1, 2, 3, 5)] == [1 / 3, 2 / 3, 1, 1]
 
 
+def test_top_k_accuracy_counts_by_sorting():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 7, generator=generator)
+    labels = torch.randint(7, (40,), generator=generator)
+    ranks = (logits > logits[torch.arange(40), labels][:, None]).sum(1)  # how many are larger
+    for k in range(1, 9):
+        assert top_k_accuracy(logits, labels, k) == (ranks < k).sum().item() / 40
+
+
 # --- training -----------------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
+    """On the device "meta", where tensors have shapes alone; one that stays on the CPU meets the others and fails."""
+    pixels = torch.zeros(20, 3, 16, 12, dtype=torch.uint8, device="meta")
+    for moved in (random_shift(pixels, 2, torch.Generator()), random_flip(pixels, torch.Generator())):
+        assert moved.device.type == "meta" and moved.shape == pixels.shape and moved.dtype == torch.uint8
+    assert orthogonalize(torch.ones(3, 4, device="meta")).shape == (3, 4)
+    architecture = parse_architecture("c3x3f24-c3x3f36s2x3i1-c5x5f48i1.2")
+    child = Child(architecture, (3, 16, 12), 7).to("meta")
+    rows = summarize(child, (3, 16, 12))
+    assert [row.output_shape for row in rows] == [(24, 16, 12), (36, 8, 4), (48, 16, 12), (7,)]
+    monkeypatch.setattr(model, "measure", lambda child, images: (images.labels.device.type == "meta", 0.5))
+    images = random_images(40, (3, 28, 28))
+    recipe = replace(PAPER_RECIPE, epochs=1, batch_size=16)
+    trained = train_child(architecture, Data(images, images, 10), recipe, seed=0, device="meta")
+    assert trained.accuracy == 1 and all(p.is_meta for p in trained.child.parameters())
+
+
+def test_images_are_put_on_the_device_once():
+    images = random_images(5)
+    there = on_device(images, "meta")
+    assert type(there) is Images and there.pixels.is_meta and there.labels.is_meta
+    assert there.pixels.shape == images.pixels.shape and there.labels.shape == (5,)
+    assert on_device(images, "meta") is there and on_device.cache_info().maxsize == 2  # training and held-out images
+
+
+def test_one_cycle_at_the_middle_of_each_step():
+    """Ten steps, four of them up: 1/8, 3/8, 5/8, 7/8 of the peak, then 11/12, 9/12, ..., 1/12."""
+    values = [one_cycle((step + 0.5) / 10, 0.4) for step in range(10)]
+    assert values == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8, 11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12])
+    assert one_cycle(0, 0.2) == 0 and one_cycle(0.2, 0.2) == 1 and one_cycle(1, 0.2) == 0
+    assert one_cycle(0, 0) == 1 and one_cycle(0.25, 0) == 0.75  # without warmup
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam", "sgd"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+def test_the_learning_rate_of_each_step(monkeypatch, optimizer, schedule):
+    """Two batches an epoch, five steps: 1/4, 3/4 up to 2/5 of them, then 5/6, 3/6 and 1/6 of the peak."""
+    rates, made = [], []
+
+    def note(child, recipe):
+        made.extend(make_optimizers(child, recipe))
+        for one in made:
+            one.step = lambda one=one, step=one.step: (rates.append((type(one), one.param_groups[0]["lr"])), step())
+        return made
+
+    monkeypatch.setattr(model, "make_optimizers", note)
+    images = random_images(35, (1, 24, 24))
+    recipe = Recipe(epochs=2.5, batch_size=16, optimizer=optimizer, schedule=schedule, warmup=0.4)
+    train_child(parse_architecture("k3f8p0"), Data(images, images, 10), recipe, seed=0)
+    shares = [1 / 4, 3 / 4, 5 / 6, 3 / 6, 1 / 6] if schedule == "one_cycle" else [1] * 5
+    peaks = {"muon": [(torch.optim.Adam, 0.006), (Muon, 0.03)], "adam": [(torch.optim.Adam, 0.006)]}
+    peaks["sgd"] = [(torch.optim.SGD, 0.006)]
+    expected = [(kind, share * peak) for share in shares for kind, peak in peaks[optimizer]]
+    assert [kind for kind, _ in rates] == [kind for kind, _ in expected]
+    assert [rate for _, rate in rates] == pytest.approx([rate for _, rate in expected], rel=1e-12)
+    assert [p.grad for p in made[0].param_groups[0]["params"]] == [None] * len(made[0].param_groups[0]["params"])
+
+
+def test_muon_by_hand_on_scalars():
+    """A filter of 1x1x1x1 is pushed by the sign of its look-ahead alone, times what three iterations make of 1."""
+    x = 1.0
+    for _ in range(3):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    p = torch.nn.Parameter(torch.zeros(1, 1, 1, 1, dtype=torch.float64))
+    muon, average, expected = Muon([p], lr=0.5, momentum=0.9), 0.0, 0.0
+    assert muon.defaults == {"lr": 0.5, "momentum": 0.9}
+    for gradient in (1.0, -0.05, -0.05, -0.4, 0.3):
+        p.grad = torch.full_like(p, gradient)
+        muon.step()
+        average = 0.9 * average + 0.1 * gradient
+        expected -= 0.5 * x * math.copysign(1, 0.9 * average + 0.1 * gradient)
+        assert p.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape, scale", [((2, 1, 1, 2), 1), ((2, 2, 1, 3), 1), ((18, 2, 1, 1), 3), ((8, 1, 1, 2), 2)])
+def test_muon_scales_its_step_by_the_root_of_height_over_width(shape, scale):
+    p = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    p.grad = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    Muon([p], lr=0.25, momentum=0.6).step()
+    step = orthogonalize(p.grad.flatten(1)).view(shape)  # of the first step, the gradient's size doesn't matter
+    torch.testing.assert_close(p.data, -0.25 * scale * step, rtol=1e-5, atol=1e-7)
+
+
+def test_orthogonalize_divides_by_the_norm_plus_a_little():
+    matrix = torch.tensor([[3e-8, 4e-8]], dtype=torch.float64)
+    x = 5e-8 / (5e-8 + 1e-7)
+    for _ in range(3):
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    expected = x * torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    torch.testing.assert_close(orthogonalize(matrix), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(orthogonalize(matrix.T), expected.T, rtol=1e-12, atol=0)
+
+
+def test_adam_is_told_its_settings():
+    child = Child(MIDDLE, (1, 28, 28), 10)
+    recipe = Recipe(lr=0.123, filter_lr=0.456, betas=(0.1, 0.2), momentum=0.3)
+    adam, muon = make_optimizers(child, recipe)
+    assert {name: adam.defaults[name] for name in ("lr", "betas", "fused", "eps", "weight_decay")} == {
+        **{"lr": 0.123, "betas": (0.1, 0.2), "fused": True, "eps": 1e-8, "weight_decay": 0}
+    }
+    assert muon.defaults == {"lr": 0.456, "momentum": 0.3}
+    assert {id(p) for p in muon.param_groups[0]["params"]} == {id(conv.weight) for conv in child.convs}
+    others = [p for name, p in child.named_parameters() if not ("convs" in name and "weight" in name)]
+    assert list(map(id, adam.param_groups[0]["params"])) == list(map(id, others)) and len(others) == 6
+    (adam,) = make_optimizers(child, replace(recipe, optimizer="adam"))
+    assert list(map(id, adam.param_groups[0]["params"])) == list(map(id, child.parameters()))
+
+
+def test_a_training_takes_one_thread_and_tells_its_time(monkeypatch):
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr(model, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    threads, images = torch.get_num_threads(), random_images(20)
+    try:
+        torch.set_num_threads(2)
+        trained = train_child(parse_architecture("k3f8p0"), Data(images, images, 10), Recipe(epochs=1), seed=0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert trained.seconds == 2.5 and not trained.child.training
+
+
+@pytest.mark.parametrize(
+    "n, recipe, batches",
+    [
+        (10, Recipe(epochs=1), [10]),
+        (35, Recipe(epochs=1, batch_size=16), [16] * 2),  # the last 3 are left out
+        (32, Recipe(epochs=2, batch_size=16), [16] * 4),
+        (32, Recipe(epochs=0.01, batch_size=16), [16]),
+        (48, Recipe(epochs=1.4, batch_size=16), [16] * 4),  # 4.2 steps
+        (48, Recipe(epochs=1.6, batch_size=16), [16] * 5),  # 4.8 steps
+    ],
+)
+def test_the_images_of_each_step(monkeypatch, n, recipe, batches):
+    """Each epoch goes through its own order of the seed; images are told apart by one pixel."""
+    images, seen = random_images(n, (1, 24, 24)), []
+    images.pixels[:, 0, 0, 0] = torch.arange(n, dtype=torch.uint8)
+
+    def note(pixels):
+        seen.append(pixels[:, 0, 0, 0].tolist())
+        return normalize(pixels)
+
+    monkeypatch.setattr(model, "normalize", note)
+    monkeypatch.setattr(model, "measure", lambda *_: (0.5, 0.5))
+    train_child(parse_architecture("k3f8p0"), Data(images, images, 10), recipe, seed=9)
+    generator, expected, left = torch.Generator().manual_seed(9), [], []
+    for size in batches:
+        if len(left) < size:
+            left = torch.randperm(n, generator=generator).tolist()
+        expected.append(left[:size])
+        left = left[size:]
+    assert seen == expected and [len(batch) for batch in seen] == batches
+
+
+def test_measuring_normalises_the_images_in_evaluation_mode():
+    """A child that answers with the pixels of an image's first row, in an order that tells the mode."""
+
+    class Echo(torch.nn.Module):
+        def forward(self, images):
+            assert not self.training and images.is_inference()
+            assert images.dtype == torch.float32 and images.min() >= -1 and images.max() <= 1
+            return images[:, 0, 0]
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.stack([torch.randperm(12, generator=generator) for _ in range(1203)])  # rank of each class
+    labels = torch.randint(12, (1203,), generator=generator)
+    ranks = 11 - pixels[torch.arange(1203), labels]
+    echo = Echo()
+    expected = (ranks < 1).sum().item() / 1203, (ranks < 5).sum().item() / 1203
+    assert measure(echo, Images(pixels.to(torch.uint8)[:, None, None], labels)) == expected
+    assert echo.training and 0 < expected[0] < expected[1] < 1
 
 
 @pytest.mark.parametrize(
@@ -188,11 +497,13 @@ def test_the_accuracy_is_the_best_after_each_of_the_last_epochs(monkeypatch):
     assert (trained.accuracy, trained.top5_accuracy) == (0.9, 0.95) and next(accuracies, None) is None
 
 
-def test_random_flip_mirrors_about_half_of_the_images():
+def test_random_flip_mirrors_the_images_drawn_from_the_generator():
     images = random_images(200).pixels
     flipped = random_flip(images, torch.Generator().manual_seed(0))
-    same = (flipped == images).flatten(1).all(1)
-    assert 70 < same.sum() < 130 and torch.equal(flipped[~same], images[~same].flip(3))
+    draws = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
+    for image, result, draw in zip(images, flipped, draws, strict=True):
+        assert torch.equal(result, image[:, :, list(range(27, -1, -1))] if draw < 0.5 else image)
+    assert len({draw < 0.5 for draw in draws}) == 2
 
 
 def test_fewer_images_than_a_batch_and_a_part_of_an_epoch():
@@ -222,14 +533,23 @@ def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values(shape):
     assert values.diagonal().min() > 0.65 and values.diagonal().max() < 1.25  # the iteration's known band around 1
 
 
-def test_random_shift_moves_each_image_by_itself():
-    pixels = torch.zeros(50, 2, 9, 9, dtype=torch.uint8)
-    pixels[:, :, 4, 4] = 7
-    moved = random_shift(pixels, 2, torch.Generator().manual_seed(0))
-    assert moved.shape == pixels.shape and (moved.sum((1, 2, 3)) == 14).all()
-    places = moved[:, 0].flatten(1).argmax(1)
-    offsets = {(int(p) // 9 - 4, int(p) % 9 - 4) for p in places}
-    assert len(offsets) > 15 and all(abs(o) <= 2 for pair in offsets for o in pair)
+@pytest.mark.parametrize("shift", [1, 2, 5])
+def test_random_shift_moves_each_image_by_itself(shift):
+    """Pixel by pixel: a window of the image with zeros around it, whose place is drawn for each image."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(1, 256, (40, 2, 4, 6), generator=generator, dtype=torch.uint8)
+    moved = random_shift(pixels, shift, torch.Generator().manual_seed(3))
+    assert moved.shape == pixels.shape and moved.dtype == torch.uint8
+    downs, rights = torch.randint(0, 2 * shift + 1, (2, 40), generator=torch.Generator().manual_seed(3)).tolist()
+    before, after = pixels.tolist(), moved.tolist()
+    for i, (down, right) in enumerate(zip(downs, rights, strict=True)):
+        for channel in range(2):
+            for y in range(4):
+                for x in range(6):
+                    row, column = y + down - shift, x + right - shift
+                    inside = 0 <= row < 4 and 0 <= column < 6
+                    assert after[i][channel][y][x] == (before[i][channel][row][column] if inside else 0)
+    assert {*downs, *rights} == set(range(2 * shift + 1)) and downs != rights
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

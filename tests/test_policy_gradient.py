@@ -1,8 +1,11 @@
 """REINFORCE against exact gradients, and the search loop against its contract."""
 
+import copy
 import csv
 import itertools
 import math
+import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -181,6 +184,172 @@ def advantages(policy_gradient: PolicyGradient, places: list[int], rewards: list
     return advantage.tolist(), baseline
 
 
+def ranks(rewards: list[float], children: list[float]) -> list[float]:
+    """Of each reward among the children's: how many more are worse than better, as a share of all."""
+    return [
+        (sum(child < reward for child in children) - sum(child > reward for child in children)) / len(children)
+        for reward in rewards
+    ]
+
+
+def floored(rewards: list[float], children: list[float]) -> list[float]:
+    """The rewards as they are, what failed as the worst that did not; 0 where all failed."""
+    worst = min((child for child in children if child > -math.inf), default=0.0)
+    return [worst if reward == -math.inf else reward for reward in rewards]
+
+
+def spread(children: list[float]) -> float:
+    """The square root of three times the variance of what did not fail: 1 for rewards uniform in -1 to 1."""
+    finite = [child for child in children if child > -math.inf]
+    mean = sum(finite) / max(1, len(finite))
+    return (3 * sum((child - mean) ** 2 for child in finite) / max(1, len(finite))) ** 0.5
+
+
+def graded(actions: tuple[int, ...]) -> float:
+    """A reward with ties; a sum of 4 fails."""
+    return -math.inf if sum(actions) == 4 else sum(actions) ** 2 / 7 - 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"reward_scale": "none"},
+        {"importance_weights": True, "update_lag": 3, "lr": 0.1},
+        {"reward_scale": "none", "importance_weights": True, "update_lag": 2},
+        {"lr": 0.05, "betas": (0.7, 0.95), "entropy_weight": 1.1, "baseline_decay": 0.9, "update_lag": 0},
+        {"children_per_update": 3, "num_choices": (3, ANCHOR, 2, ANCHOR, 2, ANCHOR, 2), "num_layers": 2, "seed": 3},
+    ],
+    ids=str,
+)
+def test_updates_are_those_of_the_formulas(settings):
+    """Six updates recomputed: ranks by counting, the average by its definition, the loss by autograd, Adam by hand."""
+    settings = dict(settings)
+    num_choices, num_layers = settings.pop("num_choices", NUM_CHOICES), settings.pop("num_layers", 1)
+    controller = tiny(num_choices, num_layers=num_layers).double()
+    for parameter in controller.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    search = PolicyGradient(controller, **settings)
+    m, lag = settings.get("children_per_update", 5), settings.get("update_lag", 1)
+    lr, (beta1, beta2) = settings.get("lr", 0.02), settings.get("betas", (0.9, 0.9))
+    bonus, decay = settings.get("entropy_weight", 0.3), settings.get("baseline_decay", 0.5)
+
+    expected = copy.deepcopy(controller)
+    parameters = list(expected.parameters())
+    moments = [[torch.zeros_like(p), torch.zeros_like(p)] for p in parameters]
+    generator = torch.Generator().manual_seed(settings.get("seed", 0))
+    out, reward_of, batches, truncated, sampled_again, repeats = [], {}, [], [], 0, 0.0
+    for update in range(6):
+        while len(out) <= lag:
+            with torch.no_grad():
+                actions, log_prob, _ = expected(num_samples=m, generator=generator)
+            sequences, known = list(map(tuple, actions.tolist())), {s for batch in batches + out for s in batch[0]}
+            new = [s for s in dict.fromkeys(sequences) if s not in known]
+            assert search.ask() == new
+            assert torch.equal(search.out[-1].actions, actions)
+            torch.testing.assert_close(search.out[-1].log_prob, log_prob.sum(1), rtol=0, atol=1e-12)
+            assert not search.out[-1].log_prob.requires_grad and search.out[-1].new == new
+            out.append((sequences, log_prob.sum(1), new))
+            repeats = 1 - len(new) / m
+            sampled_again += m - len(new)
+        assert search.repeats == repeats
+
+        sequences, then, new = out.pop(0)
+        metrics = search.tell(new, [graded(s) for s in new])
+        reward_of |= {s: graded(s) for s in new}
+        assert search.reward_of == reward_of
+
+        scale = floored if settings.get("reward_scale") == "none" else ranks
+        scaled = [scale([graded(s) for s in batch], list(reward_of.values())) for batch, *_ in [*batches, (sequences,)]]
+        weights = [decay ** (update - 1 - earlier) for earlier in range(update)]  # of each earlier batch, newest: 1
+        total = sum(weight * sum(batch) for weight, batch in zip(weights, scaled, strict=False))
+        baseline = total / (m * sum(weights)) if update else 0.0
+        advantage = [reward - baseline for reward in scaled[-1]]
+        width = spread(list(reward_of.values())) if scale is floored else 1.0
+        batches.append((sequences, then, new))
+
+        _, log_prob, entropy = expected(torch.tensor(sequences))
+        loss = mean_entropy = 0
+        for i in range(m):
+            ratio = math.exp(log_prob[i].sum().item() - then[i].item()) if search.importance_weights else 1.0
+            truncated.append(ratio > 1)
+            loss = loss - min(1.0, ratio) * advantage[i] * log_prob[i].sum() / m
+            mean_entropy = mean_entropy + entropy[i].sum() / m
+        loss = loss - bonus * repeats * width * mean_entropy
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        with torch.no_grad():
+            for p, g, moment in zip(parameters, gradients, moments, strict=True):
+                moment[0] = beta1 * moment[0] + (1 - beta1) * g
+                moment[1] = beta2 * moment[1] + (1 - beta2) * g**2
+                first, second = moment[0] / (1 - beta1 ** (update + 1)), moment[1] / (1 - beta2 ** (update + 1))
+                p -= lr * first / (second.sqrt() + 1e-8)
+
+        torch.testing.assert_close(list(controller.parameters()), parameters, rtol=0, atol=1e-9)
+        told = [graded(s) for batch, *_ in batches for s in batch]
+        assert metrics == {
+            "update": update,
+            "samples": m * (update + 1),
+            "baseline": pytest.approx(baseline, abs=1e-12),
+            "reward": pytest.approx(sum(map(graded, sequences)) / m, abs=1e-12),
+            "best_reward": max(told),
+            "advantage": pytest.approx(sum(advantage) / m, abs=1e-12),
+            "entropy": pytest.approx(mean_entropy.item(), abs=1e-9),
+            "loss": pytest.approx(loss.item(), abs=1e-9),
+        }
+        assert search.rewards == told and search.updates == update + 1
+        assert search.spread == pytest.approx(width, abs=1e-12)
+    assert sampled_again > 3 and -math.inf in told and len(set(told)) > 3
+    assert not search.importance_weights or 0 < sum(truncated) < len(truncated)
+    assert search.batches == 6 + lag
+
+
+def test_settings_unless_told_otherwise():
+    """Also in the README and in train.py, whose flags say the same."""
+    settings = {field.name: field.default for field in fields(PolicyGradient)}
+    assert settings.pop("controller") is MISSING
+    assert settings == {
+        **{"children_per_update": 5, "update_lag": 1, "lr": 0.02, "betas": (0.9, 0.9), "entropy_weight": 0.3},
+        **{"baseline_decay": 0.5, "reward_scale": "rank", "importance_weights": False, "patience": 200},
+        **{"num_steps": None, "seed": 0},
+    }
+    with pytest.raises(TypeError, match="positional"):
+        PolicyGradient(tiny(), 5)
+    assert len({PolicyGradient(tiny()), PolicyGradient(tiny())}) == 2  # a search is itself, not its settings
+
+
+def test_a_search_starts_from_nothing():
+    search = PolicyGradient(tiny())
+    assert (search.batches, search.batches_without_new, search.updates) == (0, 0, 0)
+    assert (search.repeats, search.spread) == (0, 1) and search.steps is None and search.stopped_early is None
+    assert not (search.sampled or search.out or search.reward_of or search.rewards or search.weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_advantages_have_the_type_of_the_controller(dtype):
+    search = PolicyGradient(tiny().to(dtype))
+    search.reward_of = {(0, 0, 0): 0.5, (1, 0, 0): 0.7}
+    for _ in range(2):
+        assert search.advantage([0.5, 0.7])[0].dtype == dtype
+
+
+def test_rewards_without_ranks_are_kept_in_float64():
+    advantage, baseline = advantages(PolicyGradient(tiny().double(), reward_scale="none"), [0, 1], [1e8, 1e8 + 1])
+    assert advantage == [1e8, 1e8 + 1] and baseline == 0
+    search = PolicyGradient(tiny().double(), reward_scale="none", baseline_decay=0.1)
+    for place, reward in enumerate([1.0, 2.0, 4.0]):
+        _, baseline = advantages(search, [place], [reward])
+    assert baseline == pytest.approx(2.1 / 1.1, abs=1e-14)
+
+
+def test_a_first_batch_that_failed_as_a_whole_teaches_nothing_but_what_is_better():
+    search = PolicyGradient(tiny(), reward_scale="none")
+    advantage, baseline = advantages(search, [0, 1], [-math.inf, -math.inf])
+    assert advantage == [0, 0] and baseline == 0 and search.spread == 0
+    advantage, baseline = advantages(search, [2, 3], [0.5, 1.5])
+    assert advantage == [0, 1] and baseline == 0.5  # what failed now counts as the worst there is
+    assert search.spread == pytest.approx((3 * 0.25) ** 0.5)
+
+
 def test_update_raises_the_probability_of_the_better_child():
     controller = tiny()
     policy_gradient = PolicyGradient(controller, entropy_weight=0.0)
@@ -273,21 +442,79 @@ def test_a_larger_budget_walks_the_same_path_further():
     assert record_search(40)[0][:17] == record_search(17)[0]
 
 
-def test_a_batch_is_sampled_from_the_policy_update_lag_updates_back():
-    """With lag L, L + 1 batches are asked for before the first is told, and one more after each update."""
-    events = []
+def test_a_batch_is_cut_where_the_budget_is_spent():
+    """Of five samples, those up to the last new one that may still be evaluated; log-probabilities alike."""
+    whole, cut = (PolicyGradient(tiny((4, 4, 4))) for _ in range(2))
+    batch = whole.ask(num_children=5)
+    assert len(batch) == 5 and cut.ask(num_children=3) == batch[:3]
+    assert cut.sampled == set(batch[:3])
+    assert torch.equal(cut.out[0].actions, whole.out[0].actions[:3])
+    assert torch.equal(cut.out[0].log_prob, whole.out[0].log_prob[:3])
+    assert cut.done(3) and not cut.done(4) and cut.repeats == 0
+    metrics = cut.tell(batch[:3], [0.1, 0.2, 0.3])
+    assert metrics["samples"] == 3 and cut.batches == 1
 
-    class Recorded(PolicyGradient):
+
+def test_batches_without_anything_new_are_counted():
+    search = PolicyGradient(tiny((1, 2)))
+    with torch.no_grad():
+        search.controller.heads["step_1"].bias[1] = 100.0
+    counts = []
+    for _ in range(3):
+        search.ask()
+        counts.append((search.batches, search.batches_without_new, search.repeats))
+    assert counts == [(1, 0, 4 / 5), (2, 1, 1.0), (3, 2, 1.0)]
+    with torch.no_grad():
+        search.controller.heads["step_1"].bias[0] = 200.0
+    assert search.ask() == [(0, 0)] and search.batches_without_new == 0
+
+
+def test_rewards_are_kept_as_floats_and_in_the_order_in_which_they_came():
+    search = PolicyGradient(tiny((20, 20, 20)))
+    batch = search.ask()
+    search.tell(batch, torch.arange(5))
+    assert list(search.reward_of.items()) == [(actions, float(i)) for i, actions in enumerate(batch)]
+    assert {type(reward) for reward in search.reward_of.values()} == {float}
+
+
+def test_why_a_search_ended_is_said():
+    _, _, search = record_search(1000, num_choices=(2, 3))
+    assert search.stopped_early == "the space is exhausted: all 6 architectures were evaluated" and search.done(1000)
+    search = PolicyGradient(tiny((4, 4, 4)), patience=2)
+    search.batches_without_new = 1
+    assert search.stopped_early is None and not search.done(1)
+    search.batches_without_new = 2
+    assert search.done(1)
+    assert search.stopped_early == "the policy has collapsed: 2 updates in a row sampled nothing new"
+
+
+@pytest.mark.parametrize(
+    "update_lag, order", [(0, "ATATATAT"), (1, "AATATATT"), (2, "AAATATTT"), (3, "AAAATTTT"), (9, "AAAATTTT")]
+)
+def test_a_batch_is_sampled_from_the_policy_update_lag_updates_back(update_lag, order):
+    """With lag L, L + 1 batches are asked for before the first is told, and one more after each update."""
+    events, told = [], []
+
+    class FourBatches(PolicyGradient):
         def ask(self, num_children=None):
-            events.append("ask")
-            return super().ask(num_children)
+            assert num_children == 8 and events.count("A") < 4
+            events.append("A")
+            return [(events.count("A"), choice) for choice in range(2)]
+
+        def done(self, num_children):
+            return 2 * events.count("A") >= num_children
 
         def tell(self, batch, rewards):
-            events.append("tell")
-            return super().tell(batch, rewards)
+            events.append("T")
+            told.append((batch, rewards))
+            return {"update": events.count("T") - 1}
 
-    list(Recorded(tiny([50] * 3), update_lag=2).search(sum, 40))
-    assert events[:7] == ["ask"] * 3 + ["tell", "ask", "tell", "ask"] and events[-3:] == ["tell"] * 3
+    search = FourBatches(tiny(), update_lag=update_lag).search(lambda actions: 10 * actions[0] + actions[1], 8)
+    for update, metrics in enumerate(search):
+        assert metrics == {"update": update}
+        assert "".join(events) == order[: len(events)]
+    assert "".join(events) == order
+    assert told == [([(n, 0), (n, 1)], [10 * n, 10 * n + 1]) for n in (1, 2, 3, 4)]
 
 
 def test_asking_and_telling_by_hand_is_the_same_search():
@@ -305,13 +532,17 @@ def test_asking_and_telling_by_hand_is_the_same_search():
 
 def test_only_the_oldest_batch_can_be_told_with_all_its_rewards():
     search = PolicyGradient(tiny((20, 20, 20)))
+    message = "tell() takes the oldest batch that was asked for and not told, and all its rewards"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        search.tell([], [])
     first, second = search.ask(), search.ask()
-    for batch, rewards in ((second, [0.5] * 5), (first, [0.5] * 4), (first[:4], [0.5] * 4)):
-        with pytest.raises(ValueError, match="the oldest batch"):
+    for batch, rewards in ((second, [0.5] * 5), (first, [0.5] * 4), (first, [0.5] * 6), (first[:4], [0.5] * 4)):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             search.tell(batch, rewards)
+    assert len(search.out) == 2 and not search.reward_of
     search.tell([list(actions) for actions in first], torch.ones(5))
     search.tell(second, [0.5] * 5)
-    with pytest.raises(ValueError, match="the oldest batch"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         search.tell(second, [0.5] * 5)
 
 
@@ -319,8 +550,10 @@ def test_only_the_oldest_batch_can_be_told_with_all_its_rewards():
 def test_a_reward_that_is_no_number_is_refused_and_changes_nothing(reward):
     search = PolicyGradient(tiny())
     batch = search.ask()
-    with pytest.raises(ValueError, match="rewards must be numbers"):
-        search.tell(batch, [reward] * len(batch))
+    rewards = [0.5] * (len(batch) - 1) + [reward]
+    message = f"rewards must be numbers, or -inf for what failed, not {rewards}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        search.tell(batch, rewards)
     assert search.updates == 0 and not search.reward_of and not search.rewards
     search.tell(batch, [0.5] * len(batch))
 
