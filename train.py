@@ -194,9 +194,8 @@ def make_workers(args: argparse.Namespace, data: Data) -> Workers | Cluster:
     """Processes on this machine, or with --cluster on many."""
     if args.cluster is None:
         return Workers(args.workers, utils.in_shared_memory(data), args.child_timeout)
-    under_way = args.children_per_update * (args.update_lag + 1)
     try:
-        return Cluster(args.cluster, args.workers, under_way, data, args.child_timeout, args.gpus_per_child)
+        return Cluster(args.cluster, args.workers, data, args.child_timeout, args.gpus_per_child)
     except ImportError:
         raise InputError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
 
