@@ -91,8 +91,8 @@ class Workers(ThreadPoolExecutor):
 class Cluster(ThreadPoolExecutor):
     """The same on a Ray cluster: a task runs where there is room, and again elsewhere if its process or node dies.
 
-    `address` is "local" (a new cluster of `num_workers` CPUs), "auto" or "host:port". A task takes a CPU and `gpus` of a
-    GPU; each node gets `shared` once. ConnectionError without a cluster, or room.
+    `address` is "local" (a new cluster of `num_workers` CPUs), "auto" or "host:port". Each task takes a CPU and
+    `gpus` of a GPU; each node gets `shared` once. ConnectionError without a cluster, or room.
     """
 
     def __init__(self, address: str, num_workers: int, shared: Any, timeout: float | None, gpus: float) -> None:
