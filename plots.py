@@ -10,14 +10,12 @@ from matplotlib.figure import Figure
 from search_space import Architecture
 
 
-def plot_search(
-    path: Path,
-    rows: Sequence[dict],  # of the ledger, sorted by child
-    tokens: Sequence[tuple[int, str, Sequence[int]]],  # layer (from 1), name and choices of each
-    preferences: Sequence[Sequence[Sequence[float]]],  # [update][token][choice], shares; of the tokens sampled then
-    title: str,
-) -> None:
-    """Draw each child's accuracy with running mean and best so far, and below it the policy's choices over time."""
+def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], preferences: Sequence, title: str) -> None:
+    """Draw each child's accuracy with running mean and best so far, and below it the policy's choices over time.
+
+    `rows` of the ledger, sorted by child; `tokens` of the space; `preferences[update][token][choice]`: shares among
+    samples, of the tokens that were sampled then.
+    """
     columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
     num_layers = tokens[-1][0]
     height = min(1.7 * num_layers, 16)  # inches

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import math
 import signal
-import statistics
 import sys
 import time
 from collections import deque
@@ -132,8 +131,8 @@ def count_finalists(num_children: int, limit: int) -> int:
 def train_finalists(args: argparse.Namespace, space: SearchSpace, rows: dict, train: Callable) -> list[dict]:
     """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
 
-    Returns their rows, the best mean reward first; `val_accuracies` are those of both trainings, or of the first if the
-    second failed. Without finalists all rows, the best first.
+    Returns their rows, the best mean reward first, with the `val_accuracies` of the trainings that did not fail; all
+    rows, the best first, if there are no finalists.
     """
     ranking = utils.ranked(rows.values())
     finalists = [row | {"val_accuracies": [row["val_accuracy"]]} for row in ranking if "error" not in row]
@@ -150,8 +149,7 @@ def train_finalists(args: argparse.Namespace, space: SearchSpace, rows: dict, tr
             finalist["seconds"] += again["seconds"]
             if "error" not in again:
                 finalist["val_accuracies"].append(again["val_accuracy"])
-                finalist["val_accuracy"] = statistics.fmean(finalist["val_accuracies"])
-                finalist["reward"] = (finalist["reward"] + again["reward"]) / 2
+                finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
     return utils.ranked(finalists)
 
 
@@ -383,11 +381,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**PAPER)
         args = parser.parse_args(arguments)
     given = {argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)}
-    for group, mode in (("search", "generate"), ("controller and policy gradient", "generate"), ("evaluate",) * 2):
-        (actions,) = (g._group_actions for g in parser._action_groups if g.title == group)
-        for flag in (option for action in actions for option in action.option_strings):
-            if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
-                parser.error(f"argument {flag}: only --mode {mode} has it")
+    modes = {"search": "generate", "controller and policy gradient": "generate", "evaluate": "evaluate"}
+    for action in parser._actions:
+        flag, mode = action.option_strings[0], modes.get(action.container.title, args.mode)
+        if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
+            parser.error(f"argument {flag}: only --mode {mode} has it")
     args.workers = args.workers or (2 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
     args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
     if args.strides and args.space != "paper":

@@ -85,10 +85,7 @@ def in_shared_memory(data: Data) -> Data:
 
 
 def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, int]:
-    """The training or the test set as uint8 tensors (N, C, H, W), and the number of classes.
-
-    Packed files in `data_dir` are unpacked; what is missing is downloaded by torchvision. InputError if neither works.
-    """
+    """The training or the test set, unpacked or downloaded, and the number of classes; InputError without it."""
     folder, files = Path(data_dir), ["cifar-10-python.tar.gz"]
     if name != "CIFAR10":
         folder, files = folder / name / "raw", [f"{file}.gz" for file in MNIST_MD5]
@@ -142,12 +139,11 @@ def child_seed(run_seed: int, architecture: str, *purpose: object) -> int:
 
 def choose_device(use_cuda: bool) -> str:
     """`cuda` if wanted and there, otherwise `cpu`; says so when it had to fall back."""
-    if use_cuda:
-        with warnings.catch_warnings(action="ignore"):
-            if torch.cuda.is_available():
-                return "cuda"
+    with warnings.catch_warnings(action="ignore"):
+        device = "cuda" if use_cuda and torch.cuda.is_available() else "cpu"
+    if use_cuda and device == "cpu":
         print("CUDA is not available on this machine: using the CPU")
-    return "cpu"
+    return device
 
 
 def usable_cores() -> int:
