@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 import utils
-from model import PAPER_RECIPE, Child, ImpossibleNetwork, Recipe, summarize, train_child
+from model import PAPER_RECIPE, Child, Recipe, summarize, train_child
 from search_space import Architecture, parse_architecture
 from utils import Data, InputError
 from workers import TaskFailed, Workers
@@ -52,10 +52,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def print_network(architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> dict:
     """Print a network's layers with output shapes and parameters; returns its totals."""
-    try:
-        layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
-    except ImpossibleNetwork as error:
-        raise InputError(str(error)) from None
+    layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
     size = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
     width = max(len(layer.name) for layer in layers)
     for name, shape, parameters, _ in layers:
@@ -104,11 +101,9 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     committed = utils.ROOT / "results" / args.dataset.lower() / "best.json"
     if rows:
-        settings = utils.read_json(args.run_dir / "config.json").get("settings")
-        if not isinstance(settings, dict) or settings.get("dataset") not in utils.DATASETS:
-            raise InputError(f"{args.run_dir}/config.json was not written by a search: choose another --run_dir")
-        if settings["dataset"] != args.dataset:
-            raise InputError(f"{args.run_dir} holds a search on {settings['dataset']}: add --dataset to name it")
+        dataset = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"].get("dataset")
+        if dataset != args.dataset:
+            raise InputError(f"{args.run_dir} holds a search on {dataset}: add --dataset to name it")
         best_file = args.run_dir / "best.json"
         best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):
@@ -116,13 +111,11 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
         else:
             best = utils.ranked(rows.values())[0]
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
-    elif args.run_dir != utils.default_run_dir(args.dataset, args.strategy):
-        raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
-    elif committed.exists():
+    elif args.run_dir == utils.default_run_dir(args.dataset, args.strategy) and committed.exists():
         best = utils.read_json(committed)
         print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(utils.ROOT)}")
     else:
-        raise InputError(f"no search in {args.run_dir}: run --mode generate first, or name an --architecture")
+        raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
     try:
         return parse_architecture(str(best["architecture"])), ""
     except (KeyError, ValueError) as error:

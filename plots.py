@@ -4,39 +4,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from search_space import Architecture
 
 
-def plot_search(
-    path: Path,
-    rows: Sequence[dict],  # of the ledger, sorted by child
-    tokens: Sequence[tuple[int, str, Sequence[int]]],  # layer (from 1), name and choices of each
-    preferences: Sequence[Sequence[Sequence[float]]],  # [update][token][choice], shares; of the tokens sampled then
-    title: str,
-) -> None:
-    """Draw each child's accuracy with running mean and best so far, and below it the policy's choices over time."""
+def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], preferences: Sequence, title: str) -> None:
+    """Draw each child's accuracy with running mean and best so far, and below it the policy's choices over time.
+
+    `rows` of the ledger, sorted by child; `tokens` of the space; `preferences[update][token][choice]`: shares among
+    samples, of the tokens that were sampled then.
+    """
     columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
     num_layers = tokens[-1][0]
     height = min(1.7 * num_layers, 16)  # inches
-    figure = plt.figure(figsize=(9, 3.6 + height), layout="constrained")
+    figure = Figure(figsize=(9, 3.6 + height), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
 
+    children = [row["child"] + 1 for row in rows]
     accuracy = 100 * np.array([row["val_accuracy"] for row in rows])
-    children = np.array([row["child"] + 1 for row in rows])
     window = max(5, len(rows) // 10)
     running_mean = [accuracy[max(0, i + 1 - window) : i + 1].mean() for i in range(len(rows))]
+    best = np.maximum.accumulate(accuracy)
     axes = top.subplots()
     axes.plot(children, accuracy, ".", color="0.6", label="child")
     axes.plot(children, running_mean, color="tab:blue", label=f"mean of the last {window}")
-    axes.plot(
-        children, np.maximum.accumulate(accuracy), color="tab:orange", drawstyle="steps-post", label="best so far"
-    )
+    axes.plot(children, best, color="tab:orange", drawstyle="steps-post", label="best so far")
     low, high = np.quantile(accuracy, 0.02), accuracy.max()
     margin = 0.1 * (high - low) + 0.01
     axes.set_ylim(low - margin, high + margin)  # a few failures would hide the rest
@@ -45,9 +40,8 @@ def plot_search(
 
     cells = bottom.subplots(num_layers, len(columns), squeeze=False, sharex=True, sharey=True)
     last = max(1, len(preferences) - 1)
-    sampled = [len(shares) for shares in preferences]  # tokens: fewer before the depth has grown
-    for t, (layer, name, choices) in enumerate(tokens):
-        first = next((update for update, tokens_then in enumerate(sampled) if tokens_then > t), None)
+    for t, (layer, name, choices) in enumerate(tokens):  # fewer are sampled before the depth has grown
+        first = next((update for update, shares in enumerate(preferences) if len(shares) > t), None)
         if first is None or (name.startswith("input ") and name != "input 1"):
             continue  # drawn with input 1
         cell, shown = cells[layer - 1, columns.index(name.split()[0])], preferences[first:]
@@ -59,7 +53,7 @@ def plot_search(
                 cell.text(0.97 * last, (j - 0.5) / (layer - 1), j, ha="right", va="center", color="tab:red")
         else:
             bands = np.array([shares[t] for shares in shown]).T  # (choices, updates)
-            colors = plt.cm.viridis(np.linspace(0.15, 0.9, len(choices)))
+            colors = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.9, len(choices)))
             cell.stackplot(range(first, first + len(shown)), bands, colors=colors)
             for choice, high, share, color in zip(choices, bands[:, -1].cumsum(), bands[:, -1], colors, strict=True):
                 ink = "white" if color[:3].mean() < 0.5 else "black"
@@ -76,7 +70,6 @@ def plot_search(
     bottom.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
     bottom.supylabel("share in the policy", fontsize="medium")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def plot_architecture(path: Path, architecture: Architecture, title: str) -> None:
@@ -87,11 +80,10 @@ def plot_architecture(path: Path, architecture: Architecture, title: str) -> Non
         stride = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
         labels.append("{} x {}\n{}{}".format(*layer.conv["kernel_size"], layer.filters, stride))
     labels.append("classifier")
-    figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
-    boxes = [
-        axes.text(x, 0, label, ha="center", va="center", fontsize="small", bbox={"boxstyle": "round", "fc": "0.93"})
-        for x, label in enumerate(labels)
-    ]
+    figure = Figure(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
+    axes = figure.subplots()
+    style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": {"boxstyle": "round", "fc": "0.93"}}
+    boxes = [axes.text(x, 0, label, **style) for x, label in enumerate(labels)]
     for end, starts in enumerate([*(layer.inputs for layer in architecture.layers), architecture.outputs], start=1):
         for start in starts:
             bend = 0 if end == start + 1 else min(0.4, 2 / (end - start)) * (-1) ** (end % 2)
@@ -101,4 +93,3 @@ def plot_architecture(path: Path, architecture: Architecture, title: str) -> Non
     axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-1.2, 1.2), title=title)
     axes.axis("off")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

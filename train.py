@@ -6,13 +6,13 @@ python train.py --help                               every flag
 """
 
 import argparse
+import contextlib
 import math
 import signal
-import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ def generate(args: argparse.Namespace) -> None:
     clock = utils.Clock(args.run_dir / "time.json")
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     recipe = replace(PAPER_RECIPE if args.child_recipe == "paper" else Recipe(), epochs=args.child_epochs)
-    space, num_finalists = make_space(args), count_finalists(args.num_children, args.num_finalists)
+    space = make_space(args)
     controller = make_controller(space, args.hidden_size, args.controller_layers, args.seed, args.strategy == "random")
     search = PolicyGradient(controller, **update_settings(args))
     data = utils.search_data(args.dataset, args.data_dir, args.train_images)
@@ -71,18 +71,18 @@ def generate(args: argparse.Namespace) -> None:
             if bar.n > bar.initial:
                 clock.save(workers.num_workers)
         bar.close()
-        ranking = train_finalists(ledger.rows, num_finalists, args.run_dir, args.seed, train)
+        ranking = train_finalists(args, space, ledger.rows, train)
         if bar.n > bar.initial:
             clock.save(workers.num_workers)
-        save_search(args, controller, ledger.rows, ranking, num_finalists, shares)
-    report(args, ledger.rows, ranking, num_finalists, search, clock)
+        save_search(args, controller, ledger.rows, ranking, shares)
+    report(args, ledger.rows, ranking, search, clock)
 
 
-def describe(child: int, update: int, space: SearchSpace, actions: tuple[int, ...], seed: int) -> dict:
+def describe(child: int, update: int, space: SearchSpace, actions: Sequence[int], seed: int, *purpose: str) -> dict:
     """What is known of a child before it is trained: the first part of its ledger row."""
     architecture = str(space.decode(actions))
     row = {"child": child, "update": update, "actions": list(actions), "architecture": architecture}
-    return row | {"seed": utils.child_seed(seed, architecture)}
+    return row | {"seed": utils.child_seed(seed, architecture, *purpose)}
 
 
 def train_and_record(
@@ -109,8 +109,7 @@ def attempt(workers: Workers | Cluster, architecture: Architecture, recipe: Reci
     try:
         return workers.run(search_child, architecture, recipe, seed, device)
     except (TaskFailed, ImpossibleNetwork, MemoryError) as error:
-        failed = {"val_accuracy": 0.0, "parameters": 0, "seconds": time.perf_counter() - started}
-        return failed | {"error": str(error)}
+        return {"val_accuracy": 0.0, "parameters": 0, "seconds": time.perf_counter() - started, "error": str(error)}
 
 
 def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
@@ -129,19 +128,19 @@ def count_finalists(num_children: int, limit: int) -> int:
     return min(limit, num_children // 10)
 
 
-def train_finalists(rows: dict, num_finalists: int, run_dir: Path, seed: int, train: Callable) -> list[dict]:
+def train_finalists(args: argparse.Namespace, space: SearchSpace, rows: dict, train: Callable) -> list[dict]:
     """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
 
-    Returns their rows, the best mean reward first; `val_accuracies` are those of both trainings, or of the first if the
-    second failed. Without finalists all rows, the best first.
+    Returns their rows, the best mean reward first, with the `val_accuracies` of the trainings that did not fail; all
+    rows, the best first, if there are no finalists.
     """
-    ranking = [row | {"val_accuracies": [row["val_accuracy"]]} for row in utils.ranked(rows.values())]
-    finalists = [row for row in ranking if "error" not in row][:num_finalists]
+    ranking = utils.ranked(rows.values())
+    finalists = [row | {"val_accuracies": [row["val_accuracy"]]} for row in ranking if "error" not in row]
+    finalists = finalists[: count_finalists(args.num_children, args.num_finalists)]
     if not finalists:
         return ranking
-    ledger = utils.Ledger(run_dir / "finalists.jsonl")
-    todo = [{key: row[key] for key in ("child", "update", "actions", "architecture")} for row in finalists]
-    todo = [row | {"seed": utils.child_seed(seed, row["architecture"], "finalist")} for row in todo]
+    ledger = utils.Ledger(args.run_dir / "finalists.jsonl")
+    todo = [describe(row["child"], row["update"], space, row["actions"], args.seed, "finalist") for row in finalists]
     new = sum(ledger.find(row) is None for row in todo)
     with ledger.file, tqdm(total=new, unit="finalist", dynamic_ncols=True, disable=not new) as bar:
         trainings = [train(row, ledger, bar) for row in todo]
@@ -150,8 +149,7 @@ def train_finalists(rows: dict, num_finalists: int, run_dir: Path, seed: int, tr
             finalist["seconds"] += again["seconds"]
             if "error" not in again:
                 finalist["val_accuracies"].append(again["val_accuracy"])
-                finalist["val_accuracy"] = statistics.fmean(finalist["val_accuracies"])
-                finalist["reward"] = (finalist["reward"] + again["reward"]) / 2
+                finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
     return utils.ranked(finalists)
 
 
@@ -194,9 +192,8 @@ def make_workers(args: argparse.Namespace, data: Data) -> Workers | Cluster:
     """Processes on this machine, or with --cluster on many."""
     if args.cluster is None:
         return Workers(args.workers, utils.in_shared_memory(data), args.child_timeout)
-    under_way = args.children_per_update * (args.update_lag + 1)
     try:
-        return Cluster(args.cluster, args.workers, under_way, data, args.child_timeout, args.gpus_per_child)
+        return Cluster(args.cluster, args.workers, data, args.child_timeout, args.gpus_per_child)
     except ImportError:
         raise InputError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
 
@@ -230,9 +227,7 @@ def show(metrics: dict, events, bar: tqdm) -> None:
     bar.set_postfix_str(PROGRESS.format(**metrics))
 
 
-def save_search(
-    args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, num_finalists: int, shares: list
-) -> None:
+def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, shares: list) -> None:
     """Write controller.pt, best.json, search.png and best.png."""
     import plots  # here, because worker processes import this file and none needs matplotlib
 
@@ -243,7 +238,7 @@ def save_search(
     best = {key: ranking[0][key] for key in ("architecture", "val_accuracy", "child", "parameters")}
     best |= {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
     best["chosen_by"] = f"highest reward of {len(rows)} children, of equal ones the earliest"
-    if num_finalists:
+    if "val_accuracies" in ranking[0]:
         best["chosen_by"] = f"highest mean reward of two trainings, among the {len(ranking)} best children"
         best["finalists"] = [{key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking]
     utils.write_json(args.run_dir / "best.json", best)
@@ -254,11 +249,10 @@ def save_search(
     plots.plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}")
 
 
-def report(
-    args: argparse.Namespace, rows: dict, ranking: list, num_finalists: int, search: PolicyGradient, clock: utils.Clock
-) -> None:
+def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGradient, clock: utils.Clock) -> None:
     """Print what a search found, what it cost, and how to go on."""
-    failed, samples = sum("error" in row for row in rows.values()), len(search.rewards)
+    finalists = [row for row in ranking if "val_accuracies" in row]
+    failed = sum("error" in row for row in rows.values()) + sum(len(row["val_accuracies"]) < 2 for row in finalists)
     wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
     trainings = rows | {row["child"]: row for row in ranking}  # a finalist's seconds are those of both its trainings
     busy, overhead = sum(row["seconds"] for row in trainings.values()) / (slots or 1), main_cpu / (wall or 1)
@@ -267,20 +261,18 @@ def report(
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
     for place, row in enumerate(ranking[:5], start=1):
         line = "  {}. {architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
-        both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if num_finalists else ""
+        both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
         print(line.format(place, both=both, **row))
-    failed += sum(len(row["val_accuracies"]) < 2 for row in ranking) if num_finalists else 0
-    twice = f", the best {len(ranking)} twice" if num_finalists else ""
+    twice = f", the best {len(finalists)} twice" if finalists else ""
     print(f"children            {len(rows)} trained{twice} ({failed} failed)")
-    print(f"samples             {samples}, {samples - len(rows)} of them sampled before and not trained again")
-    print(
-        f"time                {utils.duration(wall)}; workers training {busy:.1%} of it, search overhead {overhead:.1%}"
-    )
+    again = len(search.rewards) - len(rows)
+    print(f"samples             {len(search.rewards)}, {again} of them sampled before and not trained again")
+    used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
+    print(f"time                {utils.duration(wall)}; {used}")
     print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
-    dataset = f" --dataset {args.dataset}" if args.dataset != "MNIST" else ""
-    dataset += " --child_recipe paper" if args.child_recipe == "paper" else ""
-    run_dir = f" --run_dir {args.run_dir}" if args.run_dir != utils.default_run_dir(args.dataset) else ""
-    print(f"evaluate it with    python train.py --mode evaluate{dataset}{run_dir}")
+    usual = {"dataset": "MNIST", "child_recipe": "fast", "run_dir": utils.default_run_dir(args.dataset)}
+    flags = [f" --{name} {getattr(args, name)}" for name in usual if getattr(args, name) != usual[name]]
+    print(f"evaluate it with    python train.py --mode evaluate{''.join(flags)}")
 
 
 # --- command line -------------------------------------------------------------------------------------------------
@@ -302,17 +294,14 @@ class Parser(argparse.ArgumentParser):
 
 def number(kind: type, low: float, high: float = 2**31, above: bool = False) -> Callable[[str], float]:
     """A flag's type: an int or a float from `low` (if `above`: without it) to `high`."""
+    what = f"{'a whole number' if kind is int else 'a number'} {'above' if above else 'from'} {low:g} to {high:g}"
 
     def convert(text: str) -> float:
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-            if not (low < value <= high if above else low <= value <= high):
-                raise ValueError
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            limits = f"{'above' if above else 'from'} {low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"must be {what} {limits}, not {text!r}") from None
-        return value
+            if low < value <= high or (value == low and not above):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
 
     return convert
 
@@ -339,13 +328,14 @@ def architecture(text: str) -> Architecture:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Every setting of the program, in one place."""
     parser = Parser("train.py", description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    switch = {"type": boolean, "nargs": "?", "const": True, "default": False}
     # fmt: off
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", choices=("generate", "evaluate"), default="generate", help="search, or retrain and test the best")
     add("--dataset", choices=utils.DATASETS, default="MNIST", help="MNIST is included, others are downloaded once")
     add("--data_dir", type=Path, default="data", help="the data sets, in torchvision's layout")
     add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
-    add("--use_cuda", type=boolean, nargs="?", const=True, default=False, help="train on the GPU: True or False")
+    add("--use_cuda", **switch, help="train on the GPU: True or False")
     add("--workers", type=size, help="networks trained at once; changes no result (default: one a core, 2 with CUDA)")
     add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local (--workers CPUs)")
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
@@ -353,9 +343,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
-    add("--space", choices=("small", "paper"), default="small",
-        help="small: square convolutions, 729 networks; paper: rectangles, batch norm, skip connections")
-    add("--strides", type=boolean, nargs="?", const=True, default=False, help="predict strides too (space: paper)")
+    add("--space", choices=("small", "paper"), default="small", help="paper: rectangles, batch norm, skip connections")
+    add("--strides", **switch, help="predict strides too (space: paper)")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
     add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
@@ -365,8 +354,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
-    add("--paper", type=boolean, nargs="?", const=True, default=False,
-        help="the paper's settings instead of the defaults below, one update at a time, no finalists (see README)")
+    add("--paper", **switch, help="the paper's settings instead of the defaults, no lag, no finalists (see README)")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers (paper: 2)")
     add("--controller_lr", type=number(float, 0), default=0.02, help="learning rate of Adam (paper: 0.0006)")
@@ -374,7 +362,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="0: only the last batch; near 1: long memory")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
-    add("--importance_weights", type=boolean, nargs="?", const=True, default=False, help="for large lags, such as 19")
+    add("--importance_weights", **switch, help="for large lags, such as 19")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument
@@ -393,11 +381,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**PAPER)
         args = parser.parse_args(arguments)
     given = {argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)}
-    for group, mode in (("search", "generate"), ("controller and policy gradient", "generate"), ("evaluate",) * 2):
-        (actions,) = (g._group_actions for g in parser._action_groups if g.title == group)
-        for flag in (option for action in actions for option in action.option_strings):
-            if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
-                parser.error(f"argument {flag}: only --mode {mode} has it")
+    modes = {"search": "generate", "controller and policy gradient": "generate", "evaluate": "evaluate"}
+    for action in parser._actions:
+        flag, mode = action.option_strings[0], modes.get(action.container.title, args.mode)
+        if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
+            parser.error(f"argument {flag}: only --mode {mode} has it")
     args.workers = args.workers or (2 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
     args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
     if args.strides and args.space != "paper":
@@ -426,7 +414,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         generate(args) if args.mode == "generate" else evaluate(args)
-    except (InputError, OSError) as error:
+    except (InputError, ImpossibleNetwork, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

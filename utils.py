@@ -10,9 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 import time
-import urllib.error
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -39,22 +37,17 @@ class InputError(Exception):
 
 
 class Images(NamedTuple):
-    """Labelled images; the whole set is one tensor in memory."""
-
-    pixels: Tensor  # (N, C, H, W) uint8
+    pixels: Tensor  # (N, C, H, W) uint8: the whole set is one tensor in memory
     labels: Tensor  # (N,) int64
 
 
 class Data(NamedTuple):
-    """What a network is trained on, and what it is measured on."""
-
     train: Images
-    held_out: Images
+    held_out: Images  # what a network is measured on
     num_classes: int
 
 
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways
+MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; other data sets have files of these names
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -92,39 +85,34 @@ def in_shared_memory(data: Data) -> Data:
 
 
 def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, int]:
-    """The training or the test set as uint8 tensors (N, C, H, W), and the number of classes.
-
-    Packed files in `data_dir` are unpacked; what is missing is downloaded by torchvision. InputError if neither works.
-    """
+    """The training or the test set, unpacked or downloaded, and the number of classes; InputError without it."""
+    folder, files = Path(data_dir), ["cifar-10-python.tar.gz"]
     if name != "CIFAR10":
-        unpack(Path(data_dir, name, "raw"), MNIST_MD5 if name == "MNIST" else {})
+        folder, files = folder / name / "raw", [f"{file}.gz" for file in MNIST_MD5]
+        unpack(folder, checked=name == "MNIST")
     import torchvision  # here, because every worker process imports this file and none needs it
 
-    dataset_class = getattr(torchvision.datasets, name)
     try:
-        dataset = dataset_class(data_dir, train=train, download=True)  # only what is not there yet
-    except (RuntimeError, ValueError, EOFError, urllib.error.URLError, OSError) as error:
-        place = Path(data_dir, name, "raw") if name != "CIFAR10" else Path(data_dir)
-        what = ", ".join(f"{file}.gz" for file in IDX_FILES) if name != "CIFAR10" else "cifar-10-python.tar.gz"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name} can't be read or downloaded ({reason}): put {what} into {place}/") from None
+        dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # what is not there yet
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        reason, what = (str(error).splitlines() or [type(error).__name__])[0], ", ".join(files)
+        raise InputError(f"{name} can't be read or downloaded ({reason}): put {what} into {folder}/") from None
     pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
     return Images(pixels.contiguous(), labels), len(dataset.classes)
 
 
-def unpack(folder: Path, md5: dict[str, str]) -> None:
-    """Unpack the IDX files in `folder` whose unpacked form is not there yet, checked and atomically."""
-    for name in IDX_FILES:
+def unpack(folder: Path, checked: bool) -> None:
+    """Unpack the IDX files in `folder` whose unpacked form is not there yet, if `checked` by MNIST's MD5."""
+    for name, md5 in MNIST_MD5.items():
         target, packed = folder / name, folder / f"{name}.gz"
         if target.exists():
-            with open(target, "rb") as file:
-                if name in md5 and hashlib.file_digest(file, "md5").hexdigest() != md5[name]:
-                    raise InputError(f"{target} is damaged (its MD5 is wrong): delete it, it is unpacked again")
+            if checked and hashlib.md5(target.read_bytes()).hexdigest() != md5:
+                raise InputError(f"{target} is damaged (its MD5 is wrong): delete it, it is unpacked again")
         elif packed.exists():
             try:
                 content = gzip.decompress(packed.read_bytes())
-                if name in md5 and hashlib.md5(content).hexdigest() != md5[name]:
+                if checked and hashlib.md5(content).hexdigest() != md5:
                     raise ValueError("MD5 is wrong")
             except (OSError, EOFError, ValueError, zlib.error) as error:
                 raise InputError(f"{packed} is damaged ({error}): replace it with the original file") from None
@@ -144,22 +132,18 @@ def hold_out(images: Images, train_images: int | None = None) -> tuple[Images, I
 
 
 def child_seed(run_seed: int, architecture: str, *purpose: object) -> int:
-    """The seed of a training: the same for the same run seed, architecture and purpose, everywhere.
-
-    A child of the search has no purpose; "finalist" and ("final", i) name the others, so that no two are the same.
-    """
+    """The seed of a training, the same everywhere; a purpose, "finalist" or ("final", i), tells it from a child's."""
     text = ":".join(map(str, (run_seed, architecture, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
 def choose_device(use_cuda: bool) -> str:
     """`cuda` if wanted and there, otherwise `cpu`; says so when it had to fall back."""
-    if use_cuda:
-        with warnings.catch_warnings(action="ignore"):
-            if torch.cuda.is_available():
-                return "cuda"
+    with warnings.catch_warnings(action="ignore"):
+        device = "cuda" if use_cuda and torch.cuda.is_available() else "cpu"
+    if use_cuda and device == "cpu":
         print("CUDA is not available on this machine: using the CPU")
-    return "cpu"
+    return device
 
 
 def usable_cores() -> int:
@@ -190,15 +174,12 @@ def as_bytes(value: dict) -> bytes:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either there as a whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -206,27 +187,33 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object; InputError that names the file if it is not one."""
-    try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): restore it, or choose another --run_dir") from None
+def parse_json(text: str | bytes, types: dict[str, type]) -> dict:
+    """A JSON object with values of these types, numbers finite; ValueError (or RecursionError) if it is not one."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    for key, kind in types.items():
+        if type(value.get(key)) is not kind or (kind is float and not math.isfinite(value[key])):
+            raise ValueError(f"{key} is missing, or not of type {kind.__name__}")
     return value
+
+
+def read_json(path: Path, remedy: str = "restore it, or choose another --run_dir", **types: type) -> dict:
+    """Read a JSON object in which values have these types; InputError that names the file if it is not one."""
+    try:
+        return parse_json(path.read_bytes(), types)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged, or was not written by a search ({error}): {remedy}") from None
 
 
 def environment() -> dict:
     """What the numbers of a run depend on beside its flags: versions, git commit, machine."""
-    git, commit = shutil.which("git"), None
-    if git:
-        describe = [git, "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
-    return {"versions": versions, "git_commit": commit, "machine": machine}
+    return {"versions": versions, "git_commit": commit or None, "machine": machine}
 
 
 def cpu_name() -> str:
@@ -245,18 +232,13 @@ def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
     rows: dict[int, dict] = {}
     content = path.read_bytes() if path.exists() else b""
     whole = content.rfind(b"\n") + 1
-    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+    for n, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
         try:
-            row = json.loads(line)
-            for key, kind in ROW_TYPES.items():
-                if type(row[key]) is not kind or (kind is float and not math.isfinite(row[key])):
-                    raise ValueError(f"{key} is not of type {kind.__name__}")
+            row = parse_json(line, ROW_TYPES)
             if row["child"] in rows:
                 raise ValueError(f"child {row['child']} is there twice")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
-            message = f"{path}, line {number} is damaged ({reason}): mend it, or choose another --run_dir"
-            raise InputError(message) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {n} is damaged ({error}): mend it, or choose another --run_dir") from None
         rows[row["child"]] = row
     return rows, whole
 
@@ -276,10 +258,8 @@ class Ledger:
         """The row of a child that was trained before, or None; InputError if it contradicts the `new` one."""
         row = self.rows.get(new["child"])
         if row is not None and any(row[key] != value for key, value in new.items()):
-            raise InputError(
-                f"{self.path}: child {row['child']} is {row['architecture']}, but this search samples "
-                f"{new['architecture']} there: another version or machine made it; choose another --run_dir"
-            )
+            what = f"child {row['child']} is {row['architecture']}, but this search samples {new['architecture']} there"
+            raise InputError(f"{self.path}: {what}: another version or machine made it; choose another --run_dir")
         return row
 
     def append(self, row: dict) -> None:
@@ -295,32 +275,30 @@ def ranked(rows: Iterable[dict]) -> list[dict]:
 
 @contextmanager
 def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
-    """Lock a run folder for one search and open its ledger.
+    """Lock a run folder for one search and open its ledger; config.json keeps a list of all `runs`.
 
-    InputError, with nothing touched, if another search runs there or if the folder's search had other settings.
-    `config["settings"]` must be equal to the folder's, unless nothing was trained there yet; a larger
-    `config["num_children"]` is taken over. config.json keeps a list of all `runs`.
+    InputError, with nothing touched, if another search runs there, or if something was trained there with other
+    `config["settings"]` or a larger `config["num_children"]`.
     """
     config_file, ledger_file = folder / "config.json", folder / "children.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise InputError(f"another search is running in {folder}: wait for it, or choose another --run_dir") from None
     with lock:
+        earlier = []
         if config_file.exists():
-            config["runs"] = continued(config_file, config, empty=not read_ledger(ledger_file)[0])
+            earlier = continued(config_file, config, empty=not read_ledger(ledger_file)[0])
         elif read_ledger(ledger_file)[0]:
             raise InputError(f"{folder} has a ledger but no config.json: restore it, or choose another --run_dir")
-        this_run = {key: value for key, value in config.items() if key not in ("settings", "runs")}
-        this_run["started"] = datetime.now().isoformat(timespec="seconds")
-        config["runs"] = [*config.get("runs", []), this_run]
         for file in (ledger_file, folder / "finalists.jsonl"):  # a damaged one stops here, with nothing written yet
             for child in read_ledger(file)[0]:
                 if not 0 <= child < config["num_children"]:
                     raise InputError(f"{file}: child {child} is none of this search: choose another --run_dir")
-        write_json(config_file, config)
+        this_run = {key: value for key, value in config.items() if key != "settings"}
+        this_run["started"] = datetime.now().isoformat(timespec="seconds")
+        write_json(config_file, config | {"runs": [*earlier, this_run]})
         ledger = Ledger(ledger_file)
         with ledger.file:
             yield ledger
@@ -328,16 +306,11 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
 
 def continued(config_file: Path, config: dict, empty: bool = False) -> list[dict]:
     """The earlier runs of a search that is continued; InputError if its settings differ and it is not `empty`."""
-    before = read_json(config_file)
-    if not isinstance(before.get("settings"), dict) or not isinstance(before.get("num_children"), int):
-        raise InputError(f"{config_file} was not written by a search: choose another --run_dir")
+    before = read_json(config_file, settings=dict, num_children=int)
     if empty:
         return []
-    changed = [
-        f"{key} is {value} now, was {before['settings'].get(key)}"
-        for key, value in json.loads(json.dumps(config["settings"])).items()
-        if before["settings"].get(key) != value
-    ]
+    now, then = json.loads(json.dumps(config["settings"])), before["settings"]
+    changed = [f"{key} is {value} now, was {then.get(key)}" for key, value in now.items() if then.get(key) != value]
     if config["num_children"] < before["num_children"]:
         changed.append(f"num_children is {config['num_children']} now, was {before['num_children']}")
     if changed:
@@ -353,12 +326,11 @@ class Clock:
     """The time a search has taken, all its runs together, in seconds; kept in time.json."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        self.started, self.cpu_started = time.perf_counter(), time.process_time()
-        self.before = read_json(file) if file.exists() else {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
-        if not all(isinstance(self.before.get(key), float) for key in ("wall", "workers", "main_cpu")):
-            raise InputError(f"{file} is damaged: delete it, only the time spent so far is lost")
-        self.total = self.before
+        self.file, self.started, self.cpu_started = file, time.perf_counter(), time.process_time()
+        self.total = self.before = {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
+        if file.exists():
+            remedy, types = "delete it, only the time spent so far is lost", dict.fromkeys(self.before, float)
+            self.total = self.before = read_json(file, remedy, **types)
 
     def save(self, num_workers: int) -> None:
         """Add the time of this run: on the wall, of all worker slots, and of the main process's computing."""

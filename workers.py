@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -24,13 +24,14 @@ from typing import Any
 import torch.multiprocessing  # noqa: F401  (tensors in `shared` reach the processes as shared memory, not as copies)
 
 ATTEMPTS = 3  # before a task whose process dies every time is given up
+MOST_UNDER_WAY = 10_000  # tasks on a cluster: each waits in a thread here, which is started when it is needed
 
 
 class TaskFailed(RuntimeError):
     """A task whose process died in every attempt, or that took too long."""
 
 
-class Workers:
+class Workers(ThreadPoolExecutor):
     """`num_workers` threads, each with a process of its own, started when it is first needed.
 
     `shared` is handed to every process once, at its start; functions get it as their first argument.
@@ -45,19 +46,11 @@ class Workers:
         # A blocked SIGINT is inherited by the processes: Ctrl-C is the main process's business alone. The tracker must
         # be there before, because the thread that starts it has SIGINT unblocked by that.
         resource_tracker.ensure_running()
-        self.threads = ThreadPoolExecutor(
-            num_workers, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, {signal.SIGINT})
-        )
-
-    def submit(self, job: Callable, *args: Any) -> Future:
-        """Run `job(*args)` in the next free slot's thread, first come, first served."""
-        return self.threads.submit(job, *args)
+        blocked = (signal.SIG_BLOCK, {signal.SIGINT})
+        super().__init__(num_workers, initializer=signal.pthread_sigmask, initargs=blocked)
 
     def run(self, function: Callable, *args: Any) -> Any:
-        """Return `function(shared, *args)` from this thread's process.
-
-        TaskFailed if the process dies in every attempt, or if the task takes too long.
-        """
+        """Return `function(shared, *args)` from this thread's process; TaskFailed if that dies or takes too long."""
         for _ in range(ATTEMPTS):
             try:
                 executor, pid = self._process()
@@ -82,32 +75,27 @@ class Workers:
             self.slot.process = executor, pid.result()
         return self.slot.process
 
-    def __enter__(self) -> "Workers":
-        return self
-
     def __exit__(self, *_: Any) -> None:
         """Drop what is waiting, kill what is running, leave no process behind."""
         with self.starting:
             self.closing = True
             processes = multiprocessing.active_children()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
-        self.threads.shutdown(wait=True)
+        self.shutdown(wait=True)
         while any(process.is_alive() for process in processes):  # join() may return early: the executor reaps them too
             time.sleep(0.01)
 
 
-class Cluster:
+class Cluster(ThreadPoolExecutor):
     """The same on a Ray cluster: a task runs where there is room, and again elsewhere if its process or node dies.
 
-    `address` is "local" (a new cluster of `num_workers` CPUs), "auto" or "host:port"; `num_threads` tasks can be under
-    way, each on one CPU and `gpus` of a GPU. Each node gets `shared` once. ConnectionError without a cluster, or room.
+    `address` is "local" (a new cluster of `num_workers` CPUs), "auto" or "host:port". Each task takes a CPU and
+    `gpus` of a GPU; each node gets `shared` once. ConnectionError without a cluster, or room.
     """
 
-    def __init__(
-        self, address: str, num_workers: int, num_threads: int, shared: Any, timeout: float | None, gpus: float
-    ) -> None:
+    def __init__(self, address: str, num_workers: int, shared: Any, timeout: float | None, gpus: float) -> None:
         os.environ.setdefault("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1")  # the processes of a node share `shared`
         import ray  # here, because it is needed with --cluster only
 
@@ -134,11 +122,7 @@ class Cluster:
         if not self.num_workers:
             ray.shutdown()
             raise ConnectionError(f"the Ray cluster has {cpus} CPUs and {all_gpus} GPUs: no room for a child")
-        self.threads = ThreadPoolExecutor(num_threads)
-
-    def submit(self, job: Callable, *args: Any) -> Future:
-        """Run `job(*args)` in a thread of its own."""
-        return self.threads.submit(job, *args)
+        super().__init__(MOST_UNDER_WAY)
 
     def run(self, function: Callable, *args: Any) -> Any:
         """Return `function(shared, *args)` from some process of the cluster; TaskFailed as in `Workers.run`."""
@@ -153,12 +137,9 @@ class Cluster:
             raise cause  # what the function raised
         raise ConnectionError(f"the Ray cluster failed: {' '.join(str(cause).split())[:500]}")
 
-    def __enter__(self) -> "Cluster":
-        return self
-
     def __exit__(self, *_: Any) -> None:
         """Drop what is waiting, end what is running; a cluster of one's own ends too."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.shutdown(wait=False, cancel_futures=True)
         self.ray.shutdown()
 
 
@@ -185,14 +166,15 @@ _shared: Any = None  # in a worker process: what all its tasks share
 
 
 def _start(shared: Any) -> None:
+    """Runs in a new worker process, which ends with its parent."""
     global _shared
     _shared = shared
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _call(function: Callable, args: tuple) -> Any:

@@ -22,7 +22,7 @@ SEARCH = ["--num_children", "14", "--train_images", "2000", "--num_finalists", "
 def test_tasks_run_on_a_cluster_as_in_processes_of_this_machine(tmp_path):
     ray = pytest.importorskip("ray")
     ray.cloudpickle.register_pickle_by_value(test_workers)  # a node gets the program's files, not those of the tests
-    with Cluster("local", 2, 6, torch.ones(1000), None, 0.0) as workers:
+    with Cluster("local", 2, torch.ones(1000), None, 0.0) as workers:
         assert workers.num_workers == 2
         results = [future.result() for future in [workers.submit(workers.run, add_to_shared, x) for x in range(6)]]
         assert [value for value, _ in results] == [1000 + x for x in range(6)]

@@ -1,8 +1,8 @@
 """What the pictures show, read back from the axes."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import plots
 from search_space import PaperSpace, SmallSpace, parse_architecture
@@ -10,12 +10,15 @@ from search_space import PaperSpace, SmallSpace, parse_architecture
 
 @pytest.fixture
 def figures(monkeypatch) -> list:
-    """The figures that were drawn, kept open."""
-    drawn, close = [], plt.close
-    monkeypatch.setattr(plt, "close", drawn.append)
-    yield drawn
-    for figure in drawn:
-        close(figure)
+    """The figures that were saved."""
+    saved, savefig = [], Figure.savefig
+
+    def save(figure: Figure, *arguments, **settings) -> None:
+        saved.append(figure)
+        savefig(figure, *arguments, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return saved
 
 
 def rows(n: int) -> list[dict]:
