@@ -176,7 +176,7 @@ class PolicyGradient:
         ordered = torch.tensor(list(self.reward_of.values()), dtype=torch.float64).sort().values
         if self.reward_scale == "none":
             finite = ordered[ordered.isfinite()]  # what failed counts as the worst of them
-            self.spread = (3 * finite.var(correction=0).nan_to_num(0)).sqrt().item()
+            self.spread = (3 * finite.var(correction=0)).sqrt().item() if len(finite) else 0.0
             return rewards.clamp(min=finite[0] if len(finite) else 0)
         below = torch.searchsorted(ordered, rewards)
         above = len(ordered) - torch.searchsorted(ordered, rewards, right=True)

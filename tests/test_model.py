@@ -293,6 +293,15 @@ def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
     assert trained.accuracy == 1 and all(p.is_meta for p in trained.child.parameters())
 
 
+def test_each_value_of_a_pixel_becomes_a_number_from_minus_one_to_one():
+    """Through mean 0.5 and standard deviation 0.5 of what lies between 0 and 1."""
+    pixels = torch.arange(256, dtype=torch.uint8).view(2, 4, 8, 4)
+    normal = normalize(pixels)
+    expected = torch.tensor([(value / 255 - 0.5) / 0.5 for value in range(256)]).view(2, 4, 8, 4)
+    torch.testing.assert_close(normal, expected, rtol=0, atol=1e-6)
+    assert normal.is_contiguous(memory_format=torch.channels_last) and pixels.flatten().tolist() == list(range(256))
+
+
 def test_images_are_put_on_the_device_once():
     images = random_images(5)
     there = on_device(images, "meta")
