@@ -38,18 +38,20 @@ def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], prefe
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
     axes.legend(loc="lower right", ncols=3)
 
-    cells = bottom.subplots(num_layers, len(columns), squeeze=False, sharex=True, sharey=True)
+    cells = bottom.subplots(num_layers, len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
     for t, (layer, name, choices) in enumerate(tokens):  # fewer are sampled before the depth has grown
         first = next((update for update, shares in enumerate(preferences) if len(shares) > t), None)
         if first is None or (name.startswith("input ") and name != "input 1"):
             continue  # drawn with input 1
         cell, shown = cells[layer - 1, columns.index(name.split()[0])], preferences[first:]
+        cell.set(xlim=(0, last), ylim=(0, 1))
         if name == "input 1":  # a stripe for each earlier layer, the brighter the more often it is an input
             stripes = np.array([[share[1] for share in shares[t : t + layer - 1]] for shares in shown]).T
             where = {"origin": "lower", "extent": (first, last, 0, 1), "aspect": "auto"}
             cell.imshow(stripes, cmap="gray", vmin=0, vmax=1, **where)
-            for j in range(1, layer):
+            cell.set(xlim=(0, last))
+            for j in range(1, layer, 1 + layer // 8):  # not more labels than there is room for
                 cell.text(0.97 * last, (j - 0.5) / (layer - 1), j, ha="right", va="center", color="tab:red")
         else:
             bands = np.array([shares[t] for shares in shown]).T  # (choices, updates)
@@ -59,13 +61,13 @@ def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], prefe
                 ink = "white" if color[:3].mean() < 0.5 else "black"
                 if share > 0.1:
                     cell.text(0.97 * last, high - share / 2, choice, ha="right", va="center", color=ink)
-        cell.set(ylim=(0, 1), xlim=(0, last))
         if layer == 1 + name.startswith("input"):  # the first layer has no other before it
             cell.set_title(name.split()[0].replace("_", " "), fontsize="medium")
     for layer, row in enumerate(cells, start=1):
         row[0].set_ylabel(f"layer {layer}")
     for cell in cells.flat:
         cell.set_visible(cell.has_data())
+        cell.label_outer()
     stripes = " (input: a stripe for each earlier layer, white where all networks have that input)"
     bottom.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
     bottom.supylabel("share in the policy", fontsize="medium")

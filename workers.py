@@ -7,6 +7,7 @@ with Workers(num_workers=2, shared=data) as workers:
 `Cluster` does the same on many machines with Ray.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -113,7 +114,7 @@ class Cluster(ThreadPoolExecutor):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConnectionError(f"no Ray cluster answers at {address} ({reason})") from None
         signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place
-        self.ray, self.timeout, self.starting, self.closing = ray, timeout, threading.Lock(), False
+        self.ray, self.timeout, self.closing = ray, timeout, False
         self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(_call_on_node)
         with warnings.catch_warnings(action="ignore"):  # that shared tensors must not be written to: no child does
             self.shared = [ray.put(shared)]  # in a list it travels as a reference
@@ -126,13 +127,12 @@ class Cluster(ThreadPoolExecutor):
 
     def run(self, function: Callable, *args: Any) -> Any:
         """Return `function(shared, *args)` from some process of the cluster; TaskFailed as in `Workers.run`."""
-        exceptions = self.ray.exceptions
-        with self.starting:
-            if self.closing:  # Ray would start a new cluster for it
-                raise CancelledError
-            task = self.task.remote(self.shared, self.timeout, function, args)
+        task, exceptions = self.task.remote(self.shared, self.timeout, function, args), self.ray.exceptions
         try:
-            return self.ray.get(task)
+            while not self.closing:
+                with contextlib.suppress(exceptions.GetTimeoutError):
+                    return self.ray.get(task, timeout=1)
+            raise CancelledError
         except (exceptions.WorkerCrashedError, exceptions.NodeDiedError):
             raise TaskFailed(f"its worker process died {ATTEMPTS} times") from None
         except exceptions.RayError as error:
@@ -143,9 +143,8 @@ class Cluster(ThreadPoolExecutor):
 
     def __exit__(self, *_: Any) -> None:
         """Drop what is waiting, end what is running; a cluster of one's own ends too."""
-        self.shutdown(wait=False, cancel_futures=True)
-        with self.starting:
-            self.closing = True
+        self.closing = True
+        self.shutdown(wait=True, cancel_futures=True)  # a second: a thread that waits while Ray ends waits for ever
         self.ray.shutdown()
 
 

@@ -228,8 +228,12 @@ def test_repair_smaller_maps_are_padded_with_zeros():
 
 
 def test_the_papers_child_computes_what_its_description_says():
+    torch.manual_seed(0)
     child = Child(parse_architecture("c3x1f24-c5x3f36i1-c1x1f24"), (1, 9, 9), 10).eval()
     x = torch.randn(2, 1, 9, 9)
+    for norm in child.norms:  # far from doing nothing
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 2)
     first, second, third = child.convs
     one, three = (child.norms[i](torch.nn.functional.conv2d(x, conv.weight, padding=padding)).relu()
                   for i, conv, padding in ((0, first, (1, 0)), (2, third, 0)))  # fmt: skip
