@@ -7,6 +7,7 @@ python -m benchmarks.readme --collect    first copy the finished searches in run
 import argparse
 import csv
 import json
+import math
 import re
 import shutil
 import statistics
@@ -130,7 +131,8 @@ def comparison_block() -> str:
         modes = ", ".join(f"{100 * ours['budgets'][b]['modes']['truth']:.3f} after {b}" for b in budgets)
         p = [ours["budgets"][b][kind]["p_above_random"] for kind in ("found", "finals") for b in budgets]
         p = ["< 0.001" if value < 0.001 else f"{value:.3f}" for value in p]
-        tests = ", ".join(f"{100 * ours['budgets'][b]['finals']['test']:.2f} after {b}" for b in budgets)
+        test = [100 * ours["budgets"][b]["finals"].get("test", math.nan) for b in budgets]
+        tests = ", ".join(f"{value:.2f} after {b}" for value, b in zip(test, budgets, strict=True))
         lines += [
             "",
             f"{ours['budgets']['200']['found']['n']} searches a method. Best network {100 * truth['best']:.2f}, top 1 % from "
