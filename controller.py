@@ -54,6 +54,7 @@ class Controller(nn.Module):
             self.v = nn.Linear(hidden_size, 1, bias=False)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)  # §4.1; the first policy is nearly uniform
+        self.double()  # so that no processor's rounding flips a sampled token
 
     @property
     def token_choices(self) -> tuple[int, ...]:

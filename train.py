@@ -343,7 +343,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
-    add("--space", choices=("small", "paper"), default="small", help="paper: rectangles, batch norm, skip connections")
+    add("--space", choices=("small", "paper"), default="small", help="small: 729 networks; paper: §3.3, §4.1")
     add("--strides", **switch, help="predict strides too (space: paper)")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
     add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")

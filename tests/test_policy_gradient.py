@@ -4,7 +4,10 @@ import copy
 import csv
 import itertools
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -577,16 +580,13 @@ def test_the_best_is_the_earliest_of_equals():
 
 
 def test_the_default_search_walks_as_it_was_recorded():
-    """200 children of three searches on the table of MNIST, recorded before ask() and tell() (a column a search).
-
-    In float64, so that no processor's rounding flips a sampled token.
-    """
+    """200 children of three searches on the table of MNIST, recorded before ask() and tell() (a column a search)."""
     table = list(csv.DictReader((ROOT / "results" / "mnist_space.csv").open()))
     recorded = [line.split() for line in (ROOT / "tests" / "recorded_walk.txt").read_text().splitlines()]
     space = SmallSpace()
     for seed, expected in enumerate(zip(*recorded, strict=True)):
         torch.manual_seed(seed)
-        controller = Controller(space.num_choices, space.names).double()
+        controller = Controller(space.num_choices, space.names)
         rewards = {row["architecture"]: float(row[f"val_{seed}"]) for row in table}
         walk = []
 
@@ -654,3 +654,32 @@ def test_errors_of_evaluate_reach_the_caller():
 
     with pytest.raises(OSError, match="disk full"):
         record_search(evaluate=fail)
+
+
+WALK = """
+import sys, torch
+from controller import Controller
+from policy_gradient import PolicyGradient
+
+torch.set_num_threads(int(sys.argv[1]))
+torch.manual_seed(1)
+controller, walk = Controller([6] * 6), []
+evaluate = lambda actions: walk.append(actions) or sum(actions) % 17 / 17
+search = PolicyGradient(controller, seed=1).search(evaluate, 10**6)
+for _ in range(200):
+    next(search)
+print(walk)
+print([parameter.sum().item() for parameter in controller.parameters()])
+"""
+
+
+def test_the_walk_does_not_depend_on_how_a_processor_rounds():
+    """200 updates with other instructions, threads and matrix products: the weights differ, the walk does not."""
+    walks, weights = set(), set()
+    for threads, instructions in (("1", {}), ("2", {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"})):
+        command, environment = [sys.executable, "-c", WALK, threads], os.environ | {"PYTHONPATH": str(ROOT)}
+        options = {"capture_output": True, "text": True, "timeout": 300, "check": True}
+        walk, sums = subprocess.run(command, env=environment | instructions, **options).stdout.splitlines()
+        walks.add(walk)
+        weights.add(sums)
+    assert len(walks) == 1 and len(weights) == 2
