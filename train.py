@@ -55,6 +55,7 @@ def generate(args: argparse.Namespace) -> None:
         event_writer(args.run_dir) as events,
         tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
     ):
+        save_time = partial(clock.save, workers.num_workers)
         train = partial(workers.submit, train_and_record, workers, recipe, device, args.reward_exponent)
         out, shares = deque(), [controller.preferences(num_steps=search.steps)]
         while out or not search.done(args.num_children):
@@ -69,11 +70,9 @@ def generate(args: argparse.Namespace) -> None:
             shares.append(controller.preferences(num_steps=search.steps))
             show(metrics, events, bar)
             if bar.n > bar.initial:
-                clock.save(workers.num_workers)
+                save_time()
         bar.close()
-        ranking = train_finalists(args, space, ledger.rows, train)
-        if bar.n > bar.initial:
-            clock.save(workers.num_workers)
+        ranking = train_finalists(args, space, ledger.rows, train, save_time)
         save_search(args, controller, ledger.rows, ranking, shares)
     report(args, ledger.rows, ranking, search, clock)
 
@@ -128,7 +127,9 @@ def count_finalists(num_children: int, limit: int) -> int:
     return min(limit, num_children // 10)
 
 
-def train_finalists(args: argparse.Namespace, space: SearchSpace, rows: dict, train: Callable) -> list[dict]:
+def train_finalists(
+    args: argparse.Namespace, space: SearchSpace, rows: dict, train: Callable, save_time: Callable
+) -> list[dict]:
     """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
 
     Returns their rows, the best mean reward first, with the `val_accuracies` of the trainings that did not fail; all
@@ -146,6 +147,8 @@ def train_finalists(args: argparse.Namespace, space: SearchSpace, rows: dict, tr
         trainings = [train(row, ledger, bar) for row in todo]
         for finalist, training in zip(finalists, trainings, strict=True):
             again = training.result()
+            if new:
+                save_time()
             finalist["seconds"] += again["seconds"]
             if "error" not in again:
                 finalist["val_accuracies"].append(again["val_accuracy"])

@@ -206,7 +206,12 @@ def test_a_search_stopped_among_its_finalists_goes_on_there(stand_in):
     with pytest.raises(SystemExit):
         stand_in(*flags, "--run_dir", "parts", stop=42)
     assert not Path("parts/best.json").exists()
+    before = json.loads(Path("parts/time.json").read_text())["wall"]
     assert len(stand_in(*flags, "--run_dir", "parts")) == 2
+    after = json.loads(Path("parts/time.json").read_text())["wall"]
+    assert after > before  # the time of finalists counts, and that of a complete search that prints its report does not
+    assert stand_in(*flags, "--run_dir", "parts") == []
+    assert json.loads(Path("parts/time.json").read_text())["wall"] == after
     assert Path("parts/best.json").read_bytes() == Path("whole/best.json").read_bytes()
 
 
