@@ -502,14 +502,6 @@ def test_the_papers_recipe():
     assert (PAPER_RECIPE.epochs, PAPER_RECIPE.best_of, PAPER_RECIPE.flip, PAPER_RECIPE.shift) == (50, 5, True, 4)
 
 
-def test_the_accuracy_is_the_best_after_each_of_the_last_epochs(monkeypatch):
-    accuracies = iter([(0.3, 0.5), (0.9, 0.95), (0.6, 0.99)])
-    monkeypatch.setattr(model, "measure", lambda *_: next(accuracies))
-    images, recipe = random_images(200), Recipe(epochs=4, best_of=3)
-    trained = train_child(parse_architecture("k3f8p0"), Data(images, images, 10), recipe, seed=0)
-    assert (trained.accuracy, trained.top5_accuracy) == (0.9, 0.95) and next(accuracies, None) is None
-
-
 def test_random_flip_mirrors_the_images_drawn_from_the_generator():
     images = random_images(200).pixels
     flipped = random_flip(images, torch.Generator().manual_seed(0))

@@ -17,8 +17,6 @@ from model import (
     normalize,
     one_cycle,
     orthogonalize,
-    random_flip,
-    random_shift,
     top_k_accuracy,
     train_child,
 )
@@ -254,22 +252,6 @@ def test_orthogonalize_is_three_newton_schulz_steps(shape):
     expected = newton_schulz(matrix) if shape[0] <= shape[1] else newton_schulz(matrix.T).T
     torch.testing.assert_close(orthogonalize(matrix), expected, rtol=1e-10, atol=1e-12)
     assert orthogonalize(torch.zeros(3, 4)).abs().max() == 0  # no division by zero
-
-
-def test_a_shift_moves_each_image_by_its_own_numbers():
-    moved = random_shift(DATA.train.pixels, 3, torch.Generator().manual_seed(5))
-    offsets = torch.randint(0, 7, (2, 43, 1), generator=torch.Generator().manual_seed(5))[:, :, 0].T - 3
-    for image, result, (down, right) in zip(DATA.train.pixels, moved, offsets.tolist(), strict=True):
-        assert torch.equal(result, shifted(image, down, right))
-    assert {abs(x) for pair in offsets.tolist() for x in pair} == {0, 1, 2, 3}
-
-
-def test_a_flip_mirrors_left_and_right():
-    flipped = random_flip(DATA.train.pixels, torch.Generator().manual_seed(5))
-    mirrored = torch.rand(43, generator=torch.Generator().manual_seed(5)) < 0.5
-    for image, result, mirror in zip(DATA.train.pixels, flipped, mirrored, strict=True):
-        assert torch.equal(result, image.flip(2) if mirror else image)
-    assert 10 < mirrored.sum() < 33
 
 
 def test_batch_norm_pooling_and_relu_stand_where_the_description_says():
