@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -23,8 +24,7 @@ Actions = tuple[int, ...]
 
 
 class Batch(NamedTuple):
-    actions: Tensor  # (m, T), duplicates included
-    log_prob: Tensor  # (m,) when they were sampled
+    samples: list[Actions]  # m, duplicates included
     new: list[Actions]  # those that had not been sampled before, each once
 
 
@@ -34,29 +34,25 @@ class PolicyGradient:
 
     controller: Controller
     _: KW_ONLY
-    children_per_update: int = 5  # m in §3.2, duplicates included
-    update_lag: int = 1  # a batch is sampled from the policy so many updates back: update_lag + 1 are under way
-    lr: float = 0.02  # of Adam
-    betas: tuple[float, float] = (0.9, 0.9)  # of Adam; a short second decay keeps steps small where gradients grow
-    entropy_weight: float = 0.3  # of the entropy bonus in nats, times the share of repeats; not in the paper
+    children_per_update: int = 2  # m in §3.2, duplicates included
+    update_lag: int = 4  # a batch is sampled from the policy so many updates back: update_lag + 1 are under way
+    lr: float = 0.007  # of Adam
+    entropy_weight: float = 0.22  # of the entropy bonus in nats, for rewards of standard deviation 1; not in the paper
     baseline_decay: float = 0.5  # of the moving average, per update
     reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
-    importance_weights: bool = False  # count a stale sample the less, the less likely it has become; for large lags
+    replay: int = 1000  # the latest children enter every update, and none is sampled again; 0: only the batch (§3.2)
     patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
     num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
     seed: int = 0  # of the sampling
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.lr, betas=self.betas)
+        self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.lr)
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.sampled: set[Actions] = set()
+        self.sampled: dict[Actions, float] = {}  # every sequence, and its log-probability when it was first sampled
         self.out: deque[Batch] = deque()  # asked for, not told yet
-        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told
-        self.rewards: list[float] = []  # in the order of the updates, duplicates included
-        self.weights: list[float] = []  # of each of them in the moving average
-        self.spread = 1.0  # of the scaled rewards; ranks have 1
-        self.batches = self.batches_without_new = self.updates = 0
-        self.repeats = 0.0  # share of the latest batch that had been sampled before
+        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order
+        self.average = torch.zeros(0, dtype=torch.float64)  # weight of each of them in the moving average
+        self.batches = self.batches_without_new = self.updates = self.samples = 0
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
         """Yield the metrics of each update until `num_children` distinct sequences have been evaluated.
@@ -76,19 +72,20 @@ class PolicyGradient:
         The batch is cut where `num_children` distinct sequences have been sampled. To evaluate in parallel, ask for
         `update_lag` + 1 batches before telling the first.
         """
+        known = torch.tensor(self.known) if self.replay and self.known else None  # (k, T)
         with torch.no_grad():  # (m, T)
-            actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps)
-        new, taken = [], 0
-        for taken, sequence in enumerate(map(tuple, actions.tolist()), start=1):  # noqa: B007
+            actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps, known)
+        samples, new = [], []
+        for sequence, then in zip(map(tuple, actions.tolist()), log_prob.sum(1).tolist(), strict=True):
+            samples.append(sequence)
             if sequence not in self.sampled:
-                self.sampled.add(sequence)
+                self.sampled[sequence] = then
                 new.append(sequence)
             if len(self.sampled) == num_children:
                 break
-        self.out.append(Batch(actions[:taken], log_prob.sum(1)[:taken], new))
+        self.out.append(Batch(samples, new))
         self.batches += 1
         self.batches_without_new = 0 if new else self.batches_without_new + 1
-        self.repeats = 1 - len(new) / taken
         return new
 
     def tell(self, batch: Sequence[Actions], rewards: Sequence[float]) -> dict:
@@ -100,9 +97,9 @@ class PolicyGradient:
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):
             raise ValueError(f"rewards must be numbers, or -inf for what failed, not {rewards}")
-        actions, log_prob, new = self.out.popleft()
+        samples, new = self.out.popleft()
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
-        return self.update(actions, log_prob)
+        return self.update(samples)
 
     def done(self, num_children: int) -> bool:
         """Whether nothing more is to be asked for."""
@@ -114,6 +111,12 @@ class PolicyGradient:
         return self.num_steps(len(self.sampled)) if self.num_steps else None
 
     @property
+    def known(self) -> list[Actions]:
+        """What has been sampled of the next batch's depth."""
+        length = len(self.controller.token_choices(self.steps))
+        return [sequence for sequence in self.sampled if len(sequence) == length]
+
+    @property
     def best(self) -> tuple[Actions, float]:
         """The sequence with the highest reward, of equal ones the earliest, and that reward."""
         return max(self.reward_of.items(), key=lambda item: item[1])
@@ -121,63 +124,73 @@ class PolicyGradient:
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        choices, n = self.controller.token_choices, len(self.sampled)
-        size = math.prod(choices)
-        if n >= size == sum(len(actions) == len(choices) for actions in self.sampled):  # not counting shallower ones
-            return f"the space is exhausted: all {n} architectures were evaluated"
+        if len(self.known) == math.prod(self.controller.token_choices(self.steps)):
+            return f"the space is exhausted: all {len(self.known)} architectures were evaluated"
         if self.batches_without_new >= self.patience:
             return f"the policy has collapsed: {self.patience} updates in a row sampled nothing new"
         return None
 
-    def update(self, actions: Tensor, sampled_log_prob: Tensor) -> dict:
-        """One REINFORCE step on `actions` (m, T), whose rewards are known; returns its metrics."""
-        rewards = [self.reward_of[sequence] for sequence in map(tuple, actions.tolist())]
-        advantage, baseline = self.advantage(rewards)  # (m,)
-        loss, entropy = self.loss(actions, advantage, sampled_log_prob if self.importance_weights else None)
+    def update(self, samples: list[Actions]) -> dict:
+        """One REINFORCE step on all that is remembered, or without replay on the batch; returns its metrics."""
+        children = list(self.reward_of)[-self.replay :] if self.replay else samples
+        place = {child: i for i, child in enumerate(self.reward_of)}
+        rows, batch = ([place[child] for child in some] for some in (children, samples))
+        rewards, scaled = self.scale()  # of all that were told
+        log_prob, entropy = self.score(children)  # (n,), (n,)
+        weight = self.weight(children, log_prob.detach())  # (n,)
+        advantage, baseline = self.advantage(rows, weight, rewards, scaled)  # (n,)
+        loss = self.loss(advantage, weight, log_prob, entropy, self.entropy_weight * scaled.std(correction=0))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.updates += 1
-        metrics = {"update": self.updates - 1, "samples": len(self.rewards), "baseline": baseline}
-        metrics |= {"reward": sum(rewards) / len(rewards), "best_reward": max(self.rewards)}
-        return metrics | {"advantage": advantage.mean().item(), "entropy": entropy.item(), "loss": loss.item()}
+        self.samples += len(samples)
+        metrics = {"update": self.updates - 1, "samples": self.samples, "children": len(place)}
+        metrics |= {"reward": rewards[batch].mean().item(), "best_reward": self.best[1], "baseline": baseline}
+        metrics |= {"policy_reward": (weight @ rewards[rows].to(weight)).item()}  # what the policy would get on average
+        return metrics | {"entropy": (weight @ entropy).item(), "loss": loss.item()}
 
-    def loss(self, actions: Tensor, advantage: Tensor, sampled_log_prob: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """REINFORCE loss with entropy bonus (§3.2; the bonus is not in the paper) and the mean entropy in nats.
+    def score(self, children: Sequence[Actions]) -> tuple[Tensor, Tensor]:
+        """log pi of each child (n,), and the entropies in nats of pi(. | a_<t) along its way, summed (n,)."""
+        depths = [self.controller(torch.tensor(list(depth))) for _, depth in groupby(children, key=len)]
+        return torch.cat([r.log_prob.sum(1) for r in depths]), torch.cat([r.entropy.sum(1) for r in depths])
 
-        The bonus, the samples' mean of Σ_t H(pi(. | a_<t)), widens a policy that repeats itself; its gradient leaves
-        out how weight shifts between prefixes. With the log-probabilities (m,) that stale samples had when they were
-        sampled, each counts min(1, pi / pi_then): truncated importance weights (Espeholt et al. 2018).
+    def weight(self, children: Sequence[Actions], log_prob: Tensor) -> Tensor:
+        """How much each child counts (n,), 1 in all: as min(1, pi / pi_then), or without replay all alike.
+
+        Truncated importance weights (Espeholt et al. 2018): what has become unlikely since it was sampled counts less.
         """
-        _, log_prob, entropy = self.controller(actions)  # (m, T), (m, T)
-        if sampled_log_prob is not None:
-            advantage = advantage * (log_prob.detach().sum(1) - sampled_log_prob).exp().clamp(max=1)
-        entropy_weight = self.entropy_weight * self.repeats * self.spread
-        loss = -(advantage * log_prob.sum(1)).mean() - entropy_weight * entropy.sum(1).mean()
-        return loss, entropy.sum(1).mean()
+        then = log_prob.new_tensor([self.sampled[child] for child in children])
+        return (bool(self.replay) * (log_prob - then).clamp(max=0)).softmax(0)
 
-    def advantage(self, rewards: list[float]) -> tuple[Tensor, float]:
-        """R - b of a batch (m,), and b: the moving average of all *earlier* rewards, decaying from batch to batch.
+    def loss(self, advantage: Tensor, weight: Tensor, log_prob: Tensor, entropy: Tensor, bonus: Tensor) -> Tensor:
+        """REINFORCE loss of n children with an entropy bonus (§3.2; the bonus is not in the paper).
 
-        Both on the chosen scale as it is now, so that an average of old ranks is never compared with new ones: a rank
-        is one among all children met, this batch's included. The first batch has no b but the middle of the scale, 0.
+        The bonus, the mean of Σ_t H(pi(. | a_<t)), keeps the policy from narrowing too early; its gradient leaves out
+        how weight shifts between prefixes.
         """
-        self.rewards.extend(rewards)
-        scaled = self._scale()  # (all samples met so far,)
-        earlier, batch = scaled[: -len(rewards)], scaled[-len(rewards) :]
-        weights = torch.tensor(self.weights, dtype=scaled.dtype)
-        baseline = ((weights * earlier).sum() / weights.sum()).item() if self.weights else 0.0
-        self.weights = [self.baseline_decay * weight for weight in self.weights] + [1.0] * len(rewards)
-        return (batch - baseline).to(self.controller.first_input.dtype), baseline
+        return -(weight * advantage * log_prob).sum() - bonus * (weight * entropy).sum()
 
-    def _scale(self) -> Tensor:
-        """All rewards met so far as the gradient sees them: as they are, or as ranks among the children, -1 to 1."""
-        rewards = torch.tensor(self.rewards, dtype=torch.float64)
-        ordered = torch.tensor(list(self.reward_of.values()), dtype=torch.float64).sort().values
+    def advantage(self, rows: list[int], weight: Tensor, rewards: Tensor, scaled: Tensor) -> tuple[Tensor, float]:
+        """R - b of each child (n,), and b as a reward: the moving average of the mean of all *earlier* updates.
+
+        On the chosen scale as it is now, so that an average of old ranks is never compared with new ones. The first
+        update has no b but the middle of the scale, 0.
+        """
+        average = torch.cat([self.average, self.average.new_zeros(len(rewards) - len(self.average))])
+        self.average = (self.baseline_decay * average).index_add(0, torch.tensor(rows), weight.to(average))
+        share = average / average.sum() if self.updates else average
+        baseline = rewards.mean() if self.reward_scale == "rank" and not self.updates else share @ rewards
+        return (scaled[rows] - share @ scaled).to(weight), baseline.item()
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """All rewards (children,), what failed as the worst that did not, and the same as the gradient sees them."""
+        rewards = torch.tensor(list(self.reward_of.values()), dtype=torch.float64)
+        finite = rewards[rewards.isfinite()]
+        floored = rewards.clamp(min=finite.min() if len(finite) else 0)
         if self.reward_scale == "none":
-            finite = ordered[ordered.isfinite()]  # what failed counts as the worst of them
-            self.spread = (3 * finite.var(correction=0)).sqrt().item() if len(finite) else 0.0
-            return rewards.clamp(min=finite[0] if len(finite) else 0)
+            return floored, floored
+        ordered = rewards.sort().values
         below = torch.searchsorted(ordered, rewards)
         above = len(ordered) - torch.searchsorted(ordered, rewards, right=True)
-        return (below - above).double() / len(ordered)  # ties in the middle
+        return floored, (below - above).double() / len(ordered)  # ties in the middle

@@ -31,11 +31,10 @@ from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
 PAPER = {  # what --paper sets (§3.2, §4.1); the paper gives no decay of the baseline
-    "controller_layers": 2, "hidden_size": 35, "controller_lr": 0.0006, "controller_beta2": 0.999,
-    "entropy_weight": 0.0, "children_per_update": 8, "update_lag": 0, "reward_exponent": 3.0, "reward_scale": "none",
-    "num_finalists": 0,
+    "controller_layers": 2, "hidden_size": 35, "controller_lr": 0.0006, "entropy_weight": 0.0, "replay": 0,
+    "children_per_update": 8, "update_lag": 0, "reward_exponent": 3.0, "reward_scale": "none", "num_finalists": 0,
 }  # fmt: skip
-PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, baseline {baseline:+.2f}, entropy {entropy:.2f}"
+PROGRESS = "reward {reward:.4f}, policy {policy_reward:.4f}, baseline {baseline:.4f}, best {best_reward:.4f}"
 
 # --- search -------------------------------------------------------------------------------------------------------
 
@@ -57,7 +56,7 @@ def generate(args: argparse.Namespace) -> None:
     ):
         save_time = partial(clock.save, workers.num_workers)
         train = partial(workers.submit, train_and_record, workers, recipe, device, args.reward_exponent)
-        out, shares = deque(), [controller.preferences(num_steps=search.steps)]
+        out, updates, shares = deque(), [], [controller.preferences(num_steps=search.steps)]
         while out or not search.done(args.num_children):
             while len(out) <= args.update_lag and not search.done(args.num_children):
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
@@ -66,14 +65,14 @@ def generate(args: argparse.Namespace) -> None:
                 out.append((batch, [train(row, ledger, bar) for row in rows]))  # §3.2: those that are new are trained
             batch, trainings = out.popleft()
             rewards = [training.result()["reward"] for training in trainings]
-            metrics = search.tell(batch, rewards)  # §3.2: REINFORCE
+            updates.append(search.tell(batch, rewards))  # §3.2: REINFORCE
             shares.append(controller.preferences(num_steps=search.steps))
-            show(metrics, events, bar)
+            show(updates[-1], events, bar)
             if bar.n > bar.initial:
                 save_time()
         bar.close()
         ranking = train_finalists(args, space, ledger.rows, train, save_time)
-        save_search(args, controller, ledger.rows, ranking, shares)
+        save_search(args, controller, ledger.rows, ranking, updates, shares)
     report(args, ledger.rows, ranking, search, clock)
 
 
@@ -181,10 +180,9 @@ def make_controller(space: SearchSpace, hidden_size: int, num_layers: int, seed:
 
 def update_settings(args: argparse.Namespace) -> dict:
     """The settings of `PolicyGradient`; for random search it learns nothing."""
-    names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "seed")
-    settings = {name: getattr(args, name) for name in (*names, "importance_weights")}
+    names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "replay", "seed")
+    settings = {name: getattr(args, name) for name in names}
     settings["lr"] = args.controller_lr if args.strategy == "reinforce" else 0.0
-    settings["betas"] = (0.9, args.controller_beta2)
     if args.layers_step:
         steps_per_layer = len(make_space(args).decisions)
         settings["num_steps"] = lambda children: steps_per_layer * depth(args, children)
@@ -225,12 +223,14 @@ def event_writer(folder: Path):
 
 def show(metrics: dict, events, bar: tqdm) -> None:
     """An update's metrics in TensorBoard and beside the progress bar."""
-    for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
+    for name in ("reward", "policy_reward", "best_reward", "baseline", "entropy", "loss"):
         events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
     bar.set_postfix_str(PROGRESS.format(**metrics))
 
 
-def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, shares: list) -> None:
+def save_search(
+    args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, updates: list, shares: list
+) -> None:
     """Write controller.pt, best.json, search.png and best.png."""
     import plots  # here, because worker processes import this file and none needs matplotlib
 
@@ -247,7 +247,7 @@ def save_search(args: argparse.Namespace, controller: Controller, rows: dict, ra
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
-    plots.plot_search(args.run_dir / "search.png", ordered, make_space(args).tokens, shares, title)
+    plots.plot_search(args.run_dir / "search.png", ordered, updates, make_space(args).tokens, shares, title)
     best = parse_architecture(best["architecture"])
     plots.plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}")
 
@@ -268,8 +268,8 @@ def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGr
         print(line.format(place, both=both, **row))
     twice = f", the best {len(finalists)} twice" if finalists else ""
     print(f"children            {len(rows)} trained{twice} ({failed} failed)")
-    again = len(search.rewards) - len(rows)
-    print(f"samples             {len(search.rewards)}, {again} of them sampled before and not trained again")
+    if again := search.samples - len(rows):
+        print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
     used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
     print(f"time                {utils.duration(wall)}; {used}")
     print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
@@ -353,19 +353,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=120, help="budget: distinct children to train")
     add("--num_finalists", type=number(int, 0), default=20, help="best children, trained once more; a tenth at most")
-    add("--children_per_update", type=count, default=5, help="samples, duplicates included (paper: 8)")
-    add("--update_lag", type=number(int, 0), default=1, help="updates a sample may be behind: no waiting workers")
+    add("--children_per_update", type=count, default=2, help="samples, duplicates included (paper: 8)")
+    add("--update_lag", type=number(int, 0), default=4, help="updates a sample may be behind: no waiting workers")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--paper", **switch, help="the paper's settings instead of the defaults, no lag, no finalists (see README)")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers (paper: 2)")
-    add("--controller_lr", type=number(float, 0), default=0.02, help="learning rate of Adam (paper: 0.0006)")
-    add("--controller_beta2", type=number(float, 0, 0.999999), default=0.9, help="Adam's second decay (paper: 0.999)")
-    add("--entropy_weight", type=number(float, 0), default=0.3, help="per nat, times the share of repeats (paper: 0)")
+    add("--controller_lr", type=number(float, 0), default=0.007, help="learning rate of Adam (paper: 0.0006)")
+    add("--entropy_weight", type=number(float, 0), default=0.22, help="bonus per nat; more explores more (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="0: only the last batch; near 1: long memory")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
-    add("--importance_weights", **switch, help="for large lags, such as 19")
+    add("--replay", type=number(int, 0), default=1000, help="children learned from again, the latest (paper: 0)")
     add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
 
     add = parser.add_argument_group("children").add_argument

@@ -149,7 +149,7 @@ def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "")
     args = parse_arguments([*flags.split(), "--seed", str(seed)])
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    table, samples, modes, entropy = observed.table, {}, {}, []
+    table, preferred, entropy = observed.table, {}, []
     controller = Controller(table.num_choices, table.names, args.hidden_size, args.controller_layers)
     search = PolicyGradient(controller, **update_settings(args))
     budgets, grid = list(_budgets), list(curve_points())
@@ -158,19 +158,18 @@ def policy_gradient(observed: Observed, budget: int, seed: int, flags: str = "")
             entropy.append(metrics["entropy"])
             grid.pop(0)
         while budgets and len(observed.seen) >= budgets[0]:
-            modes[budgets[0]], samples[budgets.pop(0)] = preferred(controller, observed)
-    for left in budgets:  # of a search that ended before it had spent its budget
-        modes[left], samples[left] = preferred(controller, observed)
+            preferred[budgets.pop(0)] = prefers(controller)
+    preferred |= {left: prefers(controller) for left in budgets}  # of a search that ended before its budget was spent
     entropy += [metrics["entropy"]] * len(grid)
-    return {"modes": modes, "samples": samples, "entropy": entropy}
+    modes = {budget: max(set(samples), key=samples.count) for budget, samples in preferred.items()}
+    return {"modes": modes, "samples": preferred, "entropy": entropy}
 
 
 @torch.no_grad()
-def preferred(controller: Controller, observed: Observed) -> tuple[Actions, float]:
-    """The most frequent of 1,000 samples of the policy, and their mean true accuracy."""
+def prefers(controller: Controller) -> list[Actions]:
+    """1,000 samples of the policy."""
     actions = controller(num_samples=1000, generator=torch.Generator().manual_seed(0)).actions
-    values, counts = actions.unique(dim=0, return_counts=True)
-    return tuple(values[counts.argmax()].tolist()), observed.true([tuple(a) for a in actions.tolist()])
+    return list(map(tuple, actions.tolist()))
 
 
 # --- its rivals: each has ask() for a network and tell(network, reward) ---------------------------------------------
@@ -294,19 +293,19 @@ METHODS: dict[str, tuple[Callable, dict]] = {
     "regularised evolution, 10 and 5": (rival, {"method": Evolution}),
     "local search": (rival, {"method": LocalSearch}),
     "TPE": (rival, TPE),
+    "controller without replay": (policy_gradient, {"flags": "--replay 0"}),
     "paper's controller": (policy_gradient, {"flags": "--paper"}),
     "everything": (everything, {}),
 }
 COMPARED = list(METHODS)  # by default
 METHODS["Gaussian process"] = rival, {"method": Optuna, "sampler": "GP"}  # slow
-METHODS |= {f"lag {lag}": (policy_gradient, {"flags": f"--update_lag {lag}"}) for lag in range(4)}
+METHODS |= {f"lag {lag}": (policy_gradient, {"flags": f"--update_lag {lag}"}) for lag in (0, 1, 2, 4, 9)}
 METHODS |= {  # with lags that keep so many workers busy
-    f"{workers} workers{note}": (
+    f"{workers} workers": (
         policy_gradient,
-        {"flags": f"--children_per_update {CHILDREN_PER_UPDATE} --update_lag {recommended_lag(workers)} {flag}"},
+        {"flags": f"--children_per_update {CHILDREN_PER_UPDATE} --update_lag {recommended_lag(workers)}"},
     )
     for workers in (1, 8, 64, 800)
-    for note, flag in {"": "", ", weighted": "--importance_weights"}.items()
 }
 
 
@@ -335,14 +334,17 @@ def repetition(method: str, seed: int) -> dict:
     found = {b: observed.best(size if all_of_it else b, finalists=False) for b in _budgets}
     finals = {b: observed.best(size + 10 if all_of_it else b, finalists=True) for b in _budgets}
     handed_over = {"found": found, "finals": finals} | ({"modes": extra.pop("modes")} if "modes" in extra else {})
-    result = {kind: {b: observed.true([a]) for b, a in by_budget.items()} for kind, by_budget in handed_over.items()}
-    if _table.test is not None:
-        for kind, by_budget in handed_over.items():
-            result[f"{kind}_test"] = {b: float(_table.test[_table.index[a]]) for b, a in by_budget.items()}
-    for kind, by_budget in handed_over.items():  # by the mean of all trainings, 1 is the best
-        result[f"{kind}_rank"] = {
-            b: 1 + int((_table.mean > _table.mean[_table.index[a]]).sum()) for b, a in by_budget.items()
-        }
+    handed_over = {kind: {b: [a] for b, a in by_budget.items()} for kind, by_budget in handed_over.items()}
+    handed_over |= {"samples": extra.pop("samples")} if "samples" in extra else {}
+    result = {}
+    for kind, by_budget in handed_over.items():
+        rows = {b: [_table.index[a] for a in actions] for b, actions in by_budget.items()}
+        result[kind] = {b: observed.true(actions) for b, actions in by_budget.items()}
+        result[f"{kind}_all"] = {b: float(_table.mean[row].mean()) for b, row in rows.items()}
+        if _table.test is not None:
+            result[f"{kind}_test"] = {b: float(_table.test[row].mean()) for b, row in rows.items()}
+        # By the mean of all trainings; 1 is the best.
+        result[f"{kind}_rank"] = {b: 1 + int((_table.mean > _table.mean[row[0]]).sum()) for b, row in rows.items()}
     children, rewards = list(observed.seen), list(observed.seen.values())
     tops = {k: [float(np.mean(sorted(rewards[:n])[-k:])) for n in curve_points()] for k in TOP}
     truth = [observed.true([observed.best(n, finalists=False)]) for n in curve_points()]
@@ -383,20 +385,21 @@ def summaries(method: str, runs: dict[str, list[dict]]) -> dict:
     result["fewest_children"] = min(run["children"] for run in repeated)
     for budget in _budgets:
         result["budgets"][str(budget)] = row = {}
-        for kind in ("found", "finals", "modes"):
+        for kind in ("found", "finals", "modes", "samples"):
             if kind in repeated[0]:
                 other = [run[kind][budget] for run in controller] if controller and method != "controller" else None
-                row[kind] = summary([run[kind][budget] for run in repeated], None if kind == "modes" else other)
+                row[kind] = summary(
+                    [run[kind][budget] for run in repeated], other if kind in ("found", "finals") else None
+                )
+                row[kind]["truth_all"] = mean_ci([run[f"{kind}_all"][budget] for run in repeated])[0]
                 ranks = [run[f"{kind}_rank"][budget] for run in repeated]
                 row[kind]["rank"] = float(np.mean(ranks))
                 row[kind]["top1"] = float(np.mean(np.array(ranks) <= math.ceil(len(_table.index) / 100)))
-                if random and method == "controller" and kind != "modes":
+                if random and method == "controller" and kind in ("found", "finals"):
                     ahead = np.subtract(*([run[kind][budget] for run in runs] for runs in (repeated, random)))
                     row[kind]["p_above_random"] = sign_flip_p(ahead)
             if f"{kind}_test" in repeated[0]:
                 row[kind]["test"], row[kind]["test_ci"] = mean_ci([run[f"{kind}_test"][budget] for run in repeated])
-        if "samples" in repeated[0]:
-            row["samples"] = summary([run["samples"][budget] for run in repeated], None)
         if all(budget in run["late"] for run in repeated):
             result["late"][str(budget)] = summary([run["late"][budget] for run in repeated], None)
     common = set.intersection(*(set(run["steps"]) for run in repeated))

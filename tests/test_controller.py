@@ -27,7 +27,7 @@ def controller(request) -> Controller:
 
 def all_actions(controller: Controller) -> torch.Tensor:
     """Every sequence there is, (product of the choices, T)."""
-    return torch.tensor(list(itertools.product(*map(range, controller.token_choices))))
+    return torch.tensor(list(itertools.product(*map(range, controller.token_choices()))))
 
 
 def written_out(controller: Controller, actions=None, generator=None) -> tuple[list[int], torch.Tensor, torch.Tensor]:
@@ -86,7 +86,7 @@ def test_the_mean_of_the_chosen_anchor_points_is_the_next_input():
     controller = Controller([3, ANCHOR] * 5 + [3], ["a", "anchor"] * 5 + ["a"], hidden_size=6, num_layers=2).double()
     for parameter in controller.parameters():
         torch.nn.init.normal_(parameter)
-    assert controller.token_choices == (3, 3, 2, 3, 2, 2, 3, 2, 2, 2, 3, 2, 2, 2, 2, 3)
+    assert controller.token_choices() == (3, 3, 2, 3, 2, 2, 3, 2, 2, 2, 3, 2, 2, 2, 2, 3)
     for skips in itertools.product(range(2), repeat=4):
         sequence = [2, 1, 1, 0, 1, 1, 2, 1, 0, 1, 1, *skips, 2]
         log_prob = controller(torch.tensor([sequence])).log_prob[0]
@@ -94,7 +94,7 @@ def test_the_mean_of_the_chosen_anchor_points_is_the_next_input():
 
 
 def test_the_gradient_is_that_of_the_equations(controller):
-    sequence = [n - 1 for n in controller.token_choices]
+    sequence = [n - 1 for n in controller.token_choices()]
     parameters = list(controller.parameters())
     _, log_prob, entropy = controller(torch.tensor([sequence]))
     got = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
@@ -115,8 +115,8 @@ def test_a_sample_is_drawn_from_the_generator_alone(controller):
 
 
 def test_an_impossible_action_is_refused(controller):
-    for t, n in enumerate(controller.token_choices):
-        actions = torch.zeros(1, len(controller.token_choices), dtype=torch.int64)
+    for t, n in enumerate(controller.token_choices()):
+        actions = torch.zeros(1, len(controller.token_choices()), dtype=torch.int64)
         actions[0, t] = n
         with pytest.raises(ValueError, match="value argument"):
             controller(actions)
@@ -134,7 +134,7 @@ def test_the_weights_and_their_names():
         **{"heads.step_2.weight": (2, 64), "heads.step_2.bias": (2,)},
         **{"w_prev.weight": (64, 64), "w_curr.weight": (64, 64), "v.weight": (1, 64)},
     }
-    assert Controller([3, 0, 2, 0]).token_choices == (3, 2, 2)
+    assert Controller([3, 0, 2, 0]).token_choices() == (3, 2, 2)
     assert not hasattr(Controller([3, 2]), "v")
     deep = Controller([3], hidden_size=5, num_layers=3)
     assert [cell.weight_ih.shape for cell in deep.cells] == [(20, 5)] * 3
@@ -179,7 +179,7 @@ def test_samples_follow_the_policy(controller):
 
 def test_every_token_depends_on_the_first_one(controller):
     """Autoregression: another first token changes the distribution of the second and of the third."""
-    actions = torch.zeros(2, len(controller.token_choices), dtype=torch.int64)
+    actions = torch.zeros(2, len(controller.token_choices()), dtype=torch.int64)
     actions[1, 0] = 1
     log_prob = controller(actions).log_prob
     assert (log_prob[0, 1:] - log_prob[1, 1:]).abs().min() > 1e-6
@@ -205,7 +205,7 @@ def test_skips_have_the_attention_form_of_the_paper():
     """§3.3: P(layer j is an input of layer i) = sigmoid(v' tanh(W_prev h_j + W_curr h_i)), worked out by hand."""
     torch.manual_seed(0)
     controller = Controller([3, ANCHOR] * 3, names=["a", "anchor"] * 3, hidden_size=8).double()
-    assert controller.token_choices == (3, 3, 2, 3, 2, 2)
+    assert controller.token_choices() == (3, 3, 2, 3, 2, 2)
     states = []
     hook = controller.cells[0].register_forward_hook(lambda *call: states.append(call[2][0]))
     log_prob = controller(torch.tensor([[0, 1, 1, 2, 0, 1]])).log_prob[0]
@@ -266,7 +266,7 @@ def shares(controller: Controller, num_samples: int, seed: int, num_steps: int |
     actions = controller(None, num_samples, torch.Generator().manual_seed(seed), num_steps).actions.tolist()
     return [
         [sum(sequence[t] == choice for sequence in actions) / num_samples for choice in range(n)]
-        for t, n in enumerate(controller.token_choices[: len(actions[0])])
+        for t, n in enumerate(controller.token_choices()[: len(actions[0])])
     ]
 
 

@@ -49,7 +49,7 @@ def far_from_uniform(num_choices=NUM_CHOICES) -> Controller:
 def test_expected_reinforce_gradient_is_the_gradient_of_the_exact_expected_reward(baseline, num_choices):
     """Averaged over all sequences, weighted by their probabilities; a baseline changes nothing in expectation."""
     controller = far_from_uniform(num_choices)
-    sequences = torch.tensor(list(itertools.product(*map(range, controller.token_choices))))
+    sequences = torch.tensor(list(itertools.product(*map(range, controller.token_choices()))))
     rewards = torch.linspace(-1, 2, len(sequences), dtype=torch.float64).sin() * 3
     probability = controller(sequences).log_prob.sum(1).exp()
     exact = gradient(controller, -(probability * rewards).sum())

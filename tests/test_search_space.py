@@ -27,7 +27,7 @@ spaces = st.builds(SmallSpace, st.integers(1, 6)) | st.builds(PaperSpace, st.int
 def architectures(draw) -> Architecture:
     """Any architecture of any space, from random actions."""
     space = draw(spaces)
-    choices = Controller(space.num_choices).token_choices
+    choices = Controller(space.num_choices).token_choices()
     return space.decode(draw(st.tuples(*(st.integers(0, n - 1) for n in choices))))
 
 
