@@ -9,12 +9,17 @@ from matplotlib.figure import Figure
 
 from search_space import Architecture
 
+LEGEND = {"frameon": False, "fontsize": "small", "handlelength": 1, "columnspacing": 1}
 
-def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], preferences: Sequence, title: str) -> None:
-    """Draw each child's accuracy with running mean and best so far, and below it the policy's choices over time.
 
-    `rows` of the ledger, sorted by child; `tokens` of the space; `preferences[update][token][choice]`: shares among
-    samples, of the tokens that were sampled then.
+def plot_search(
+    path: Path, rows: Sequence[dict], policy: Sequence, tokens: Sequence[tuple], preferences: Sequence, title: str
+) -> None:
+    """Draw each child's accuracy, the policy's mean and the best so far, and below them the policy's choices over time.
+
+    `rows` of the ledger, sorted by child; `policy`: the accuracy that it gets on average, after so many children, an
+    update each; `tokens` of the space; `preferences[update][token][choice]`: shares among samples, of the tokens that
+    were sampled then.
     """
     columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
     num_layers = tokens[-1][0]
@@ -30,13 +35,14 @@ def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], prefe
     best = np.maximum.accumulate(accuracy)
     axes = top.subplots()
     axes.plot(children, accuracy, ".", color="0.6", label="child")
-    axes.plot(children, running_mean, color="tab:blue", label=f"mean of the last {window}")
+    axes.plot(children, running_mean, color="tab:blue", label=f"mean of {window} children")
+    axes.plot([n for n, _ in policy], [100 * mean for _, mean in policy], color="tab:green", label="mean of the policy")
     axes.plot(children, best, color="tab:orange", drawstyle="steps-post", label="best so far")
     low, high = np.quantile(accuracy, 0.02), accuracy.max()
     margin = 0.1 * (high - low) + 0.01
     axes.set_ylim(low - margin, high + margin)  # a few failures would hide the rest
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
-    axes.legend(loc="lower right", ncols=3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, frameon=False)
 
     cells = bottom.subplots(num_layers, len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
@@ -52,17 +58,16 @@ def plot_search(path: Path, rows: Sequence[dict], tokens: Sequence[tuple], prefe
             cell.imshow(stripes, cmap="gray", vmin=0, vmax=1, **where)
             cell.set(xlim=(0, last))
             for j in range(1, layer, 1 + layer // 8):  # not more labels than there is room for
-                cell.text(0.97 * last, (j - 0.5) / (layer - 1), j, ha="right", va="center", color="tab:red")
+                label = {"ha": "right", "va": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
+                cell.text(0.97 * last, (j - 0.5) / (layer - 1), j, fontsize="small", **label)
         else:
             bands = np.array([shares[t] for shares in shown]).T  # (choices, updates)
             colors = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.9, len(choices)))
-            cell.stackplot(range(first, first + len(shown)), bands, colors=colors)
-            for choice, high, share, color in zip(choices, bands[:, -1].cumsum(), bands[:, -1], colors, strict=True):
-                ink = "white" if color[:3].mean() < 0.5 else "black"
-                if share > 0.1:
-                    cell.text(0.97 * last, high - share / 2, choice, ha="right", va="center", color=ink)
+            cell.stackplot(range(first, first + len(shown)), bands, colors=colors, labels=choices)
+            if cell is cells[0, columns.index(name.split()[0])]:  # all layers have the same choices
+                cell.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(choices), **LEGEND)
         if layer == 1 + name.startswith("input"):  # the first layer has no other before it
-            cell.set_title(name.split()[0].replace("_", " "), fontsize="medium")
+            cell.set_title(name.split()[0].replace("_", " "), fontsize="medium", pad=22 - 16 * (name == "input 1"))
     for layer, row in enumerate(cells, start=1):
         row[0].set_ylabel(f"layer {layer}")
     for cell in cells.flat:

@@ -40,7 +40,7 @@ class PolicyGradient:
     entropy_weight: float = 0.22  # of the entropy bonus in nats, for rewards of standard deviation 1; not in the paper
     baseline_decay: float = 0.5  # of the moving average, per update
     reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
-    replay: int = 1000  # the latest children enter every update, and none is sampled again; 0: only the batch (§3.2)
+    replay: int = 1000  # the latest children enter every update, and are not sampled again; 0: only the batch (§3.2)
     patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
     num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
     seed: int = 0  # of the sampling
@@ -72,7 +72,7 @@ class PolicyGradient:
         The batch is cut where `num_children` distinct sequences have been sampled. To evaluate in parallel, ask for
         `update_lag` + 1 batches before telling the first.
         """
-        known = torch.tensor(self.known) if self.replay and self.known else None  # (k, T)
+        known = torch.tensor(self.known[-self.replay :]) if self.replay and self.known else None  # (k, T)
         with torch.no_grad():  # (m, T)
             actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps, known)
         samples, new = [], []
@@ -125,7 +125,7 @@ class PolicyGradient:
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
         if len(self.known) == math.prod(self.controller.token_choices(self.steps)):
-            return f"the space is exhausted: all {len(self.known)} architectures were evaluated"
+            return f"the space is exhausted: all {len(self.sampled)} architectures were evaluated"
         if self.batches_without_new >= self.patience:
             return f"the policy has collapsed: {self.patience} updates in a row sampled nothing new"
         return None

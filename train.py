@@ -247,7 +247,8 @@ def save_search(
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
-    plots.plot_search(args.run_dir / "search.png", ordered, updates, make_space(args).tokens, shares, title)
+    policy = [(update["children"], update["policy_reward"] ** (1 / args.reward_exponent)) for update in updates]
+    plots.plot_search(args.run_dir / "search.png", ordered, policy, make_space(args).tokens, shares, title)
     best = parse_architecture(best["architecture"])
     plots.plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}")
 
@@ -351,7 +352,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
     add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
-    add("--num_children", type=count, default=120, help="budget: distinct children to train")
+    add("--num_children", type=count, default=80, help="budget: distinct children to train")
     add("--num_finalists", type=number(int, 0), default=20, help="best children, trained once more; a tenth at most")
     add("--children_per_update", type=count, default=2, help="samples, duplicates included (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4, help="updates a sample may be behind: no waiting workers")

@@ -1,6 +1,7 @@
 """The controller against the paper's equations written out, and against enumeration of small spaces."""
 
 import itertools
+import math
 import re
 
 import pytest
@@ -292,3 +293,57 @@ def test_preferences_keep_no_graph(controller):
     controller.register_forward_hook(lambda *call: rollouts.append(call[2]))
     controller.preferences(num_samples=2)
     assert not rollouts[0].log_prob.requires_grad
+
+
+# --- sampling what is not known -----------------------------------------------------------------------------------
+
+
+def sampling_probability(controller: Controller, sequence: list[int], known: torch.Tensor | None) -> float:
+    """The probability with which a sequence is sampled: its tokens forced, the weights of each draw written down."""
+    tokens, probabilities = iter(sequence), []
+
+    def forced(weights, num_samples, generator):
+        token = next(tokens)
+        probabilities.append((weights[0, token] / weights.sum()).item())
+        return torch.tensor([[token]])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "multinomial", forced)
+        rollout = controller(num_samples=1, known=known)
+    assert rollout.actions[0].tolist() == list(sequence)
+    torch.testing.assert_close(rollout.log_prob, controller(rollout.actions).log_prob)  # the policy's own
+    return math.prod(probabilities)
+
+
+@pytest.mark.parametrize("num_known", [1, 7, -1])
+def test_what_is_known_is_left_out_and_the_rest_keeps_its_proportions(controller, num_known):
+    """pi(a) / (1 - pi(known)) of every other sequence, by enumeration; -1: all but one are known."""
+    everything = all_actions(controller)
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(1))
+    known, others = everything[order[:num_known]], everything[order[num_known:]]
+    policy = controller(others).log_prob.sum(1).exp()
+    for sequence, p in zip(others.tolist(), policy / policy.sum(), strict=True):
+        assert sampling_probability(controller, sequence, known) == pytest.approx(p.item(), abs=1e-9)
+    samples = controller(num_samples=50, generator=torch.Generator().manual_seed(0), known=known).actions
+    assert not {*map(tuple, known.tolist())} & {*map(tuple, samples.tolist())}
+
+
+def test_what_rounding_leaves_nothing_of_is_sampled_all_alike():
+    """A policy that is certain of what is known: its other sequences have a probability of 1e-130."""
+    controller = Controller([3, 3])
+    with torch.no_grad():
+        for head in controller.heads.values():
+            head.bias[0] = 300.0
+    known = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0]])
+    assert sampling_probability(controller, [1, 1], known) == pytest.approx(1 / 4)
+    assert sampling_probability(controller, [2, 0], known) == pytest.approx(1 / 2)
+    samples = controller(num_samples=200, generator=torch.Generator().manual_seed(0), known=known).actions
+    assert {*map(tuple, samples.tolist())} == {(1, 1), (1, 2), (2, 0)}
+
+
+def test_the_known_are_shallow_where_the_samples_are():
+    torch.manual_seed(0)
+    controller = Controller([3, ANCHOR] * 3, names=["a", "anchor"] * 3, hidden_size=8)
+    shallow = torch.tensor([[a, b, skip] for a in range(3) for b in range(3) for skip in range(2)][:-1])
+    samples = controller(num_samples=5, generator=torch.Generator().manual_seed(0), num_steps=4, known=shallow).actions
+    assert samples.tolist() == [[2, 2, 1]] * 5

@@ -243,7 +243,7 @@ def test_random_search_is_uniform_and_goes_to_its_own_folder(stand_in):
         shares = [sum(row["actions"][step] == choice for row in rows) / 200 for choice in range(3)]
         assert all(abs(share - 1 / 3) < 0.12 for share in shares)
     updates = [row["update"] for row in rows]
-    assert updates == sorted(updates) and updates[-1] < 60  # few duplicates: nothing was learned
+    assert updates == sorted(updates) and 99 <= updates[-1] < 110  # two new children an update, or nearly
 
 
 def test_the_search_learns_to_prefer_better_children(stand_in, monkeypatch):

@@ -147,7 +147,7 @@ def test_no_two_trainings_of_an_architecture_share_a_seed(trainings):
 # --- settings -----------------------------------------------------------------------------------------------------
 
 UPDATE = {"children_per_update": 3, "update_lag": 2, "entropy_weight": 0.6, "baseline_decay": 0.25,
-          "reward_scale": "none", "importance_weights": True, "seed": 4}  # fmt: skip
+          "reward_scale": "none", "replay": 9, "seed": 4}  # fmt: skip
 
 
 def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings, monkeypatch):
@@ -161,12 +161,12 @@ def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings,
 
     monkeypatch.setattr(train, "PolicyGradient", Noted)
     flags = [text for name, value in UPDATE.items() for text in (f"--{name}", str(value))]
-    flags += ["--controller_lr", "0.5", "--controller_beta2", "0.7", "--hidden_size", "6", "--controller_layers", "3"]
+    flags += ["--controller_lr", "0.5", "--hidden_size", "6", "--controller_layers", "3"]
     train.main([*flags, "--num_children", "2"])
     (search,) = made
     assert {name: getattr(search, name) for name in UPDATE} == UPDATE
-    assert (search.lr, search.betas, search.num_steps) == (0.5, (0.9, 0.7), None)
-    assert (search.optimizer.defaults["lr"], search.optimizer.defaults["betas"]) == (0.5, (0.9, 0.7))
+    assert (search.lr, search.num_steps) == (0.5, None)
+    assert (search.optimizer.defaults["lr"], search.optimizer.defaults["betas"]) == (0.5, (0.9, 0.999))
     torch.manual_seed(4)
     expected = Controller([3] * 6, ["kernel", "filters", "padding"] * 2, 6, 3)
     assert search.controller.num_choices == expected.num_choices and search.controller.names == expected.names
@@ -212,13 +212,13 @@ def test_paper_sets_what_the_paper_says_and_given_flags_win():
     assert (args.controller_layers, args.hidden_size, args.num_finalists) == (2, 35, 0)
     assert train.update_settings(args) == {
         "children_per_update": 8, "update_lag": 0, "entropy_weight": 0.0, "baseline_decay": 0.5, "reward_scale": "none",
-        "importance_weights": False, "seed": 0, "lr": 0.0006, "betas": (0.9, 0.999),
+        "replay": 0, "seed": 0, "lr": 0.0006,
     }  # fmt: skip
     assert args.reward_exponent == 3 and train.reward({"val_accuracy": 0.5}, args.reward_exponent) == 0.125
     args = train.parse_arguments(["--update_lag", "99", "--paper", "True", "--hidden_size=64"])
     assert (args.update_lag, args.hidden_size, args.controller_layers) == (99, 64, 2)
     plain = train.parse_arguments(["--paper", "False"])
-    assert (plain.controller_layers, plain.hidden_size, plain.controller_beta2) == (1, 64, 0.9)
+    assert (plain.controller_layers, plain.hidden_size, plain.replay) == (1, 64, 1000)
 
 
 def test_random_search_never_learns(trainings):
