@@ -648,14 +648,17 @@ from controller import Controller
 from policy_gradient import PolicyGradient
 
 torch.set_num_threads(int(sys.argv[1]))
-torch.manual_seed(1)
-controller, walk = Controller([6] * 6), []
+walk, weights = [], []
 evaluate = lambda actions: walk.append(actions) or sum(actions) % 17 / 17
-search = PolicyGradient(controller, seed=1).search(evaluate, 10**6)
-for _ in range(200):
-    next(search)
+for seed in range(4):
+    torch.manual_seed(seed)
+    controller = Controller([6] * 6)
+    search = PolicyGradient(controller, seed=seed, replay=200).search(evaluate, 10**6)
+    for _ in range(200):
+        next(search)
+    weights.append([parameter.sum().item() for parameter in controller.parameters()])
 print(walk)
-print([parameter.sum().item() for parameter in controller.parameters()])
+print(weights)
 """
 
 
