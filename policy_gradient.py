@@ -36,7 +36,7 @@ class PolicyGradient:
     _: KW_ONLY
     children_per_update: int = 2  # m in §3.2, duplicates included
     update_lag: int = 4  # a batch is sampled from the policy so many updates back: update_lag + 1 are under way
-    lr: float = 0.007  # of Adam
+    lr: float = 0.02  # of Adam at the beginning; with replay it falls as 1 / sqrt(1 + samples / 10)
     entropy_weight: float = 0.22  # of the entropy bonus in nats, for rewards of standard deviation 1; not in the paper
     baseline_decay: float = 0.5  # of the moving average, per update
     reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
@@ -140,11 +140,13 @@ class PolicyGradient:
         weight = self.weight(children, log_prob.detach())  # (n,)
         advantage, baseline = self.advantage(rows, weight, rewards, scaled)  # (n,)
         loss = self.loss(advantage, weight, log_prob, entropy, self.entropy_weight * scaled.std(correction=0))
+        self.updates += 1
+        self.samples += len(samples)
+        if self.replay:  # the more children an update learns from, the less it should forget of the updates before
+            self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + self.samples / 10)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.updates += 1
-        self.samples += len(samples)
         metrics = {"update": self.updates - 1, "samples": self.samples, "children": len(place)}
         metrics |= {"reward": rewards[batch].mean().item(), "best_reward": self.best[1], "baseline": baseline}
         metrics |= {"policy_reward": (weight @ rewards[rows].to(weight)).item()}  # what the policy would get on average

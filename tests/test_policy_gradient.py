@@ -206,7 +206,7 @@ def test_updates_are_those_of_the_formulas(settings):
         torch.nn.init.normal_(parameter, std=0.6)
     search = PolicyGradient(controller, **settings)
     m, lag = settings.get("children_per_update", 2), settings.get("update_lag", 4)
-    lr, beta1, beta2, replay = settings.get("lr", 0.007), 0.9, 0.999, settings.get("replay", 1000)
+    lr, beta1, beta2, replay = settings.get("lr", 0.02), 0.9, 0.999, settings.get("replay", 1000)
     bonus, decay = settings.get("entropy_weight", 0.22), settings.get("baseline_decay", 0.5)
 
     expected = copy.deepcopy(controller)
@@ -263,7 +263,7 @@ def test_updates_are_those_of_the_formulas(settings):
                 moment[0] = beta1 * moment[0] + (1 - beta1) * g
                 moment[1] = beta2 * moment[1] + (1 - beta2) * g**2
                 one, two = moment[0] / (1 - beta1 ** (update + 1)), moment[1] / (1 - beta2 ** (update + 1))
-                p -= lr * one / (two.sqrt() + 1e-8)
+                p -= lr / (math.sqrt(1 + told / 10) if replay else 1) * one / (two.sqrt() + 1e-8)
 
         torch.testing.assert_close(list(controller.parameters()), parameters, rtol=0, atol=1e-9)
         assert metrics == {
@@ -288,7 +288,7 @@ def test_settings_unless_told_otherwise():
     settings = {field.name: field.default for field in fields(PolicyGradient)}
     assert settings.pop("controller") is MISSING
     assert settings == {
-        **{"children_per_update": 2, "update_lag": 4, "lr": 0.007, "entropy_weight": 0.22, "baseline_decay": 0.5},
+        **{"children_per_update": 2, "update_lag": 4, "lr": 0.02, "entropy_weight": 0.22, "baseline_decay": 0.5},
         **{"reward_scale": "rank", "replay": 1000, "patience": 200, "num_steps": None, "seed": 0},
     }
     with pytest.raises(TypeError, match="positional"):
