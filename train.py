@@ -1,6 +1,6 @@
 """Neural architecture search with reinforcement learning (Zoph & Le, 2016, arXiv 1611.01578) on MNIST.
 
-python train.py --mode generate                      search: about 11 minutes on two cores
+python train.py --mode generate                      search: about 10 minutes on two cores
 python train.py --mode evaluate --use_cuda True      retrain the best network and test it: about 5 minutes
 python train.py --help                               every flag
 """
@@ -361,7 +361,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--paper", **switch, help="the paper's settings instead of the defaults, no lag, no finalists (see README)")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers (paper: 2)")
-    add("--controller_lr", type=number(float, 0), default=0.02, help="of Adam, at first; falls with --replay (paper: 0.0006)")
+    add("--controller_lr", type=number(float, 0), default=0.02, help="Adam's; falls with --replay (paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.22, help="bonus per nat; more explores more (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="0: only the last batch; near 1: long memory")
     add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
