@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from search_space import Architecture
 
@@ -21,19 +21,23 @@ def plot_search(
     update each; `tokens` of the space; `preferences[update][token][choice]`: shares among samples, of the tokens that
     were sampled then.
     """
-    columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
-    num_layers = tokens[-1][0]
-    height = min(1.7 * num_layers, 16)  # inches
+    height = min(1.7 * tokens[-1][0], 16)  # inches, for all layers
     figure = Figure(figsize=(9, 3.6 + height), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
+    draw_accuracies(top, rows, policy)
+    draw_choices(bottom, tokens, preferences)
+    figure.savefig(path, dpi=120)
 
+
+def draw_accuracies(figure: SubFigure, rows: Sequence[dict], policy: Sequence) -> None:
+    """Each child's accuracy, their running mean, the policy's mean and the best so far."""
     children = [row["child"] + 1 for row in rows]
     accuracy = 100 * np.array([row["val_accuracy"] for row in rows])
     window = max(5, len(rows) // 10)
     running_mean = [accuracy[max(0, i + 1 - window) : i + 1].mean() for i in range(len(rows))]
     best = np.maximum.accumulate(accuracy)
-    axes = top.subplots()
+    axes = figure.subplots()
     axes.plot(children, accuracy, ".", color="0.6", label="child")
     axes.plot(children, running_mean, color="tab:blue", label=f"mean of {window} children")
     axes.plot([n for n, _ in policy], [100 * mean for _, mean in policy], color="tab:green", label="mean of the policy")
@@ -44,7 +48,11 @@ def plot_search(
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, frameon=False)
 
-    cells = bottom.subplots(num_layers, len(columns), squeeze=False)  # sharing their axes takes far longer
+
+def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequence) -> None:
+    """A cell for each layer and decision: the share of each choice over the updates."""
+    columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
+    cells = figure.subplots(tokens[-1][0], len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
     for t, (layer, name, choices) in enumerate(tokens):  # fewer are sampled before the depth has grown
         first = next((update for update, shares in enumerate(preferences) if len(shares) > t), None)
@@ -74,9 +82,8 @@ def plot_search(
         cell.set_visible(cell.has_data())
         cell.label_outer()
     stripes = " (input: a stripe for each earlier layer, white where all networks have that input)"
-    bottom.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
-    bottom.supylabel("share in the policy", fontsize="medium")
-    figure.savefig(path, dpi=120)
+    figure.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
+    figure.supylabel("share in the policy", fontsize="medium")
 
 
 def plot_architecture(path: Path, architecture: Architecture, title: str) -> None:

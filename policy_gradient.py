@@ -72,7 +72,8 @@ class PolicyGradient:
         The batch is cut where `num_children` distinct sequences have been sampled. To evaluate in parallel, ask for
         `update_lag` + 1 batches before telling the first.
         """
-        known = torch.tensor(self.known[-self.replay :]) if self.replay and self.known else None  # (k, T)
+        exclude = self.replay and self.known and not self.exhausted
+        known = torch.tensor(self.known[-self.replay :]) if exclude else None  # (k, T)
         with torch.no_grad():  # (m, T)
             actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps, known)
         samples, new = [], []
@@ -117,6 +118,11 @@ class PolicyGradient:
         return [sequence for sequence in self.sampled if len(sequence) == length]
 
     @property
+    def exhausted(self) -> bool:
+        """Whether all of the next batch's depth has been sampled."""
+        return len(self.known) == math.prod(self.controller.token_choices(self.steps))
+
+    @property
     def best(self) -> tuple[Actions, float]:
         """The sequence with the highest reward, of equal ones the earliest, and that reward."""
         return max(self.reward_of.items(), key=lambda item: item[1])
@@ -124,7 +130,7 @@ class PolicyGradient:
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        if len(self.known) == math.prod(self.controller.token_choices(self.steps)):
+        if self.exhausted:
             return f"the space is exhausted: all {len(self.sampled)} architectures were evaluated"
         if self.batches_without_new >= self.patience:
             return f"the policy has collapsed: {self.patience} updates in a row sampled nothing new"

@@ -15,8 +15,8 @@ from benchmarks.search_quality import TOP
 METHODS = {  # of search_quality.py: label, colour
     "controller": ("controller", "tab:blue"),
     "paper's controller": ("paper's settings", "tab:cyan"),
-    "regularised evolution, 10 and 5": ("regularised evolution", "tab:green"),
-    "TPE": ("TPE", "tab:orange"),
+    "regularised evolution, 10 under way": ("regularised evolution, 10 under way", "tab:green"),
+    "TPE, 10 under way": ("TPE, 10 under way", "tab:orange"),
     "random search": ("random search", "0.5"),
 }
 

@@ -124,7 +124,9 @@ def comparison_block() -> str:
         for method, values in methods.items():
             if method not in ("controller", "everything"):
                 rows = [values["budgets"][b][kind] for b, kind in shown]
-                cells = [with_interval(row, "controller_ahead", "+") + f" (p {row['p']:.3f})" for row in rows]
+                p = ["< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}" for row in rows]
+                leads = [with_interval(row, "controller_ahead", "+") for row in rows]
+                cells = [f"{lead} (p {value})" for lead, value in zip(leads, p, strict=True)]
                 lines.append(f"| {method} | {' | '.join(cells)} |")
         lines += ["", "| the policy after | " + " | ".join(budgets) + " |", "|---" * (1 + len(budgets)) + "|"]
         for method in ("controller", "controller without replay"):

@@ -395,9 +395,6 @@ def summaries(method: str, runs: dict[str, list[dict]]) -> dict:
                 ranks = [run[f"{kind}_rank"][budget] for run in repeated]
                 row[kind]["rank"] = float(np.mean(ranks))
                 row[kind]["top1"] = float(np.mean(np.array(ranks) <= math.ceil(len(_table.index) / 100)))
-                if random and method == "controller" and kind in ("found", "finals"):
-                    ahead = np.subtract(*([run[kind][budget] for run in runs] for runs in (repeated, random)))
-                    row[kind]["p_above_random"] = sign_flip_p(ahead)
             if f"{kind}_test" in repeated[0]:
                 row[kind]["test"], row[kind]["test_ci"] = mean_ci([run[f"{kind}_test"][budget] for run in repeated])
         if all(budget in run["late"] for run in repeated):

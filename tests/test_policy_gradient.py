@@ -573,6 +573,12 @@ def test_an_exhausted_space_ends_the_search():
     assert math.isfinite(metrics[-1]["loss"])
 
 
+def test_who_asks_on_in_an_exhausted_space_gets_nothing_new():
+    _, _, search = record_search(1000, num_choices=(2, 3))
+    assert search.exhausted and search.ask() == [] and len(search.out[-1].samples) == 2
+    assert math.isfinite(search.tell([], [])["loss"])
+
+
 def test_a_space_that_has_yet_to_grow_is_not_exhausted():
     """4 of 2 x 2 sequences have been sampled, but two of them are shallow ones."""
     search = PolicyGradient(tiny((2, 2)), num_steps=lambda children: 1 if children < 2 else 2, patience=1000)

@@ -149,6 +149,6 @@ def test_a_repetition_scores_every_kind_of_answer(table, monkeypatch):
         result["found"][40] - np.mean([run["found"][40] for run in runs["random search"]])
     )
     ours = search_quality.summaries("controller", runs)
-    assert 0 < ours["budgets"]["40"]["found"]["p_above_random"] <= 1 and ours["budgets"]["40"]["found"]["rank"] >= 1
+    assert 0 < compared["p"] <= 1 and ours["budgets"]["40"]["found"]["rank"] >= 1
     assert ours["budgets"]["40"]["modes"]["truth"] == pytest.approx(result["modes"][40])
     assert ours["children_in_steps_of_20"] == pytest.approx([result["steps"][20], result["steps"][40]])
