@@ -232,7 +232,7 @@ def scaling_block() -> str:
         f"{recommended['update_lag']} ({recommended['used']:.1%} with the drain at the end of {result['children_per_worker']} children a worker), {lag0['used_without_drain']:.1%} with lag 0. "
         f"What limits it is the number of *new* children under way for each worker, as the slowest child, {result['slowest_child']:.1f} times the mean, holds up the next update: {limits} of the time is used. The simulated time of real "
         f"searches of {result['checks'][0]['children']} children differs from the measured one by {checks} workers. The process of the controller hands out and takes back {rates['local']:.0f} children a "
-        f"second, {rates['ray']:.0f} through Ray (children of zero length, 6 layers of the paper's space): with {seconds:.1f} s a child that feeds {rates['local'] * seconds:,.0f} and {rates['ray'] * seconds:,.0f} workers.",
+        f"second, {rates['ray']:.0f} through Ray (children of zero length, 6 layers of the paper's space, `--replay 100`): with {seconds:.1f} s a child that feeds {rates['local'] * seconds:,.0f} and {rates['ray'] * seconds:,.0f} workers.",
         "",
         "![Worker time used](results/scaling.png)",
         "",

@@ -31,6 +31,7 @@ from utils import environment, read_json, read_ledger, usable_cores, write_json
 
 FILE, LEDGER = RESULTS / "scaling.json", RESULTS / "mnist"
 WORKERS = tuple(2**i for i in range(11))
+REPLAY = 100  # of a search with hundreds of workers: with 1,000 an update takes ten times as long
 CHILDREN_PER_WORKER = 50  # length of a simulated search
 
 
@@ -133,11 +134,11 @@ def main() -> None:
         result["checks"] = [check(run_dir) for run_dir in args.check]
         result["checks_measured_with"] = environment()
     if args.throughput:
-        lag = ["--update_lag", str(recommended_lag(800))]
+        flags = ["--update_lag", str(recommended_lag(800)), "--replay", str(REPLAY)]
         cores = usable_cores()
         result["children_per_second"] = {
-            "local": throughput(["--workers", str(cores), *lag], 4000),
-            "ray": throughput(["--cluster", "local", "--workers", str(cores), *lag], 4000),
+            "local": throughput(["--workers", str(cores), *flags], 4000),
+            "ray": throughput(["--cluster", "local", "--workers", str(cores), *flags], 4000),
         }
         result["children_per_second_measured_with"] = environment()
     batches, simulated = batches_of(LEDGER), {}
