@@ -655,26 +655,21 @@ from controller import Controller
 from policy_gradient import PolicyGradient
 
 torch.set_num_threads(int(sys.argv[1]))
-walks, log_probs = [], []
-for seed in range(2):
-    torch.manual_seed(seed)
-    search = PolicyGradient(Controller([6] * 6), seed=seed)
-    for _ in zip(range(40), search.search(lambda actions: sum(actions) % 17 / 17, 10**6)):
-        pass
-    walks.append(list(search.sampled))
-    log_probs.append(list(search.sampled.values()))
-print(json.dumps([walks, log_probs]))
+torch.manual_seed(0)
+search = PolicyGradient(Controller([6] * 6), replay=200)
+for _ in zip(range(200), search.search(lambda actions: sum(actions) % 17 / 17, 10**6)):
+    pass
+print(json.dumps([list(search.sampled), list(search.sampled.values())]))
 """
 
 
 def test_the_walk_does_not_depend_on_how_a_processor_rounds():
-    """Other instructions, threads and matrix products change probabilities, but far too little to flip a token."""
+    """200 updates with other instructions, threads and matrix products: other probabilities, but no other token."""
     runs = []
     for threads, instructions in (("1", {}), ("2", {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"})):
         command, environment = [sys.executable, "-c", WALK, threads], os.environ | {"PYTHONPATH": str(ROOT)}
         options = {"capture_output": True, "text": True, "timeout": 300, "check": True}
         runs.append(json.loads(subprocess.run(command, env=environment | instructions, **options).stdout))
-    (walks, log_probs), (same_walks, others) = runs
-    assert walks == same_walks and log_probs != others
-    for ours, other in zip(log_probs, others, strict=True):
-        assert ours[:10] == pytest.approx(other[:10], rel=0, abs=1e-7)  # in float32 1e-6, and later ten times that
+    (walk, log_probs), (same_walk, others) = runs
+    assert walk == same_walk and len(walk) > 390 and log_probs != others
+    assert log_probs[:10] == pytest.approx(others[:10], rel=0, abs=1e-7)  # in float32 1e-6
