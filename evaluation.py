@@ -1,58 +1,101 @@
 """`--mode evaluate`: train an architecture on all training images, several times, and measure it on the test images."""
 
 import argparse
+import functools
+import io
+import math
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import asdict, replace
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
+import datasets
 import utils
-from model import PAPER_RECIPE, Child, Recipe, summarize, train_child
-from search_space import Architecture, parse_architecture
-from utils import Data, InputError
+from datasets import Data
+from model import (
+    PAPER_RECIPE,
+    Child,
+    ImpossibleNetwork,
+    Recipe,
+    long_enough,
+    network_size,
+    normalize,
+    summarize,
+    train_child,
+)
+from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
+from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=4, shift=1)
+LENET = parse_architecture("k5f8p0-k5f16p0")  # nearest to LeNet-5, with its 6 and 16 filters (LeCun et al. 1998)
+RANDOM_NETWORKS = 10
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
     device = utils.choose_device(args.use_cuda)
-    architecture, suffix = choose_architecture(args)
-    data = utils.evaluation_data(args.dataset, args.data_dir, args.train_images)
-    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    recipe = replace(recipe, epochs=args.eval_epochs or recipe.epochs, best_of=1)  # the test set chooses nothing
-    size = print_network(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
+    architecture, suffix, settings = choose_architecture(args)
+    image_size = args.image_size or settings.get("image_size")
+    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size)
+    recipe = final_recipe(args, settings, data)
+    size = print_network(architecture, data)
     n = len(data.train.labels)
     print(f"training it on {n:,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
 
     seeds = [utils.child_seed(args.seed, str(architecture), "final", i) for i in range(args.num_seeds)]
-    finals = train_finals(architecture, data, recipe, seeds, device, args.workers)
+    finals = train_finals([(architecture, seed) for seed in seeds], data, recipe, device, args.workers)
 
-    result = {"architecture": str(architecture), "dataset": args.dataset}
-    for name in ("top1", "top5"):
-        values = [final[name] for final in finals]
-        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-        result |= {name: values, f"{name}_mean": mean, f"{name}_std": std}
-        listed = ", ".join(f"{value:.2%}" for value in values)
-        print(f"{name} test accuracy  {mean:.2%} ± {100 * std:.2f}  (mean ± std, n = {len(values)}: {listed})")
+    result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
+    for name in ("top1", "top5") if data.num_classes > 5 else ("top1",):
+        result |= statistics_of(name, finals)
+        listed = ", ".join(f"{value:.2%}" for value in result[name])
+        mean, std = result[f"{name}_mean"], result[f"{name}_std"]
+        print(f"{name} test accuracy  {mean:.2%} ± {100 * std:.2f}  (mean ± std, n = {len(finals)}: {listed})")
+    if args.references:
+        space = SmallSpace(len(architecture.layers))
+        if architecture.hidden is None:
+            space = PaperSpace(len(architecture.layers), settings.get("strides", "s" in str(architecture)))
+        result["references"] = compare(args, space, settings, data, recipe, device)
     result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
     result |= {"recipe": asdict(recipe), "device": device} | utils.environment()
     args.run_dir.mkdir(parents=True, exist_ok=True)
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
+    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
     print(f"time                {utils.duration(result['seconds'])}")
-    files = f"evaluation{suffix}.json, best_child{suffix}.pt (the first seed's weights)"
+    files = f"evaluation{suffix}.json, best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
     print(f"files               {args.run_dir}/{files}")
 
 
-def print_network(architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> dict:
+def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
+    """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
+    recipe = replace(
+        PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION, best_of=1
+    )  # the test set chooses none
+    if args.eval_epochs is not None:
+        return replace(recipe, epochs=args.eval_epochs)
+    searched = settings.get("recipe", {}).get("epochs", 0)
+    return long_enough(replace(recipe, epochs=max(recipe.epochs, searched)), len(data.train.labels))
+
+
+def statistics_of(name: str, finals: Sequence[dict]) -> dict:
+    """An accuracy of several trainings, its mean and its standard deviation."""
+    values = [final[name] for final in finals]
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {name: values, f"{name}_mean": statistics.fmean(values), f"{name}_std": std}
+
+
+def print_network(architecture: Architecture, data: Data) -> dict:
     """Print a network's layers with output shapes and parameters; returns its totals."""
-    layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
+    image_shape = tuple(data.train.pixels.shape[1:])
+    layers = summarize(Child(architecture, image_shape, data.num_classes), image_shape)
     size = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
     width = max(len(layer.name) for layer in layers)
     for name, shape, parameters, _ in layers:
@@ -62,24 +105,29 @@ def print_network(architecture: Architecture, image_shape: tuple[int, int, int],
 
 
 def train_finals(
-    architecture: Architecture, data: Data, recipe: Recipe, seeds: list[int], device: str, num_workers: int
+    jobs: Sequence[tuple[Architecture, int]], data: Data, recipe: Recipe, device: str, num_workers: int
 ) -> list[dict]:
-    """Train an architecture once per seed, in parallel; top-1, top-5 and weights of each."""
-    images_seen = torch.zeros(len(seeds), dtype=torch.int64).share_memory_()
-    total = round(recipe.epochs * len(data.train.labels)) * len(seeds)
+    """Train architectures, each with a seed, in parallel; top-1, top-5 and weights of each."""
+    images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
+    total = round(recipe.epochs * len(data.train.labels)) * len(jobs)
     with (
-        Workers(min(num_workers, len(seeds)), shared=(utils.in_shared_memory(data), images_seen)) as workers,
+        Workers(min(num_workers, len(jobs)), shared=(datasets.in_shared_memory(data), images_seen)) as workers,
         tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
     ):
-        task = (workers.run, final_child, architecture, recipe)
-        jobs = [workers.submit(*task, index, seed, device) for index, seed in enumerate(seeds)]
+        trainings = [
+            workers.submit(workers.run, final_child, architecture, recipe, index, seed, device)
+            for index, (architecture, seed) in enumerate(jobs)
+        ]
         try:
-            while (state := wait(jobs, timeout=0.5, return_when=FIRST_EXCEPTION)).not_done:
+            while (state := wait(trainings, timeout=0.5, return_when=FIRST_EXCEPTION)).not_done:
                 bar.update(images_seen.sum().item() - bar.n)
-                [job.result() for job in state.done]  # the first failure ends all
-            finals = [job.result() for job in jobs]
+                [training.result() for training in state.done]  # the first failure ends all
+            finals = [training.result() for training in trainings]
         except TaskFailed as error:
-            raise InputError(f"{architecture} can't be trained: {error}; try fewer --workers") from None
+            failed = next(
+                network for (network, _), t in zip(jobs, trainings, strict=True) if t.done() and t.exception()
+            )
+            raise InputError(f"{failed} can't be trained: {error}; try fewer --workers") from None
         bar.update(total - bar.n)
     return finals
 
@@ -93,17 +141,117 @@ def final_child(shared: tuple, architecture: Architecture, recipe: Recipe, index
     return {"top1": trained.accuracy, "top5": trained.top5_accuracy, "saved": utils.as_bytes(saved)}
 
 
-def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
-    """--architecture, the run folder's best, or the committed one; and the suffix of the files to write."""
+# --- a network to take away ---------------------------------------------------------------------------------------
+
+
+class FromPixels(nn.Module):
+    """A child that takes uint8 pixels (B, C, H, W): what it was normalised with in training is part of it."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__()
+        self.child = child
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.child(normalize(pixels))
+
+
+def exported(saved: bytes) -> bytes:
+    """A trained child as a program of `torch.export`, for any number of images; it runs without this repository."""
+    found = torch.load(io.BytesIO(saved), weights_only=True)
+    child = Child(parse_architecture(found["architecture"]), found["image_shape"], found["num_classes"])
+    child.load_state_dict(found["state_dict"])
+    pixels = torch.zeros(2, *found["image_shape"], dtype=torch.uint8)
+    shapes = {"pixels": {0: torch.export.Dim("images", min=1)}}
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(FromPixels(child).eval(), (pixels,), dynamic_shapes=shapes), buffer)
+    return buffer.getvalue()
+
+
+# --- was searching worth it? --------------------------------------------------------------------------------------
+
+
+def compare(
+    args: argparse.Namespace, space: SearchSpace, settings: dict, data: Data, recipe: Recipe, device: str
+) -> list[dict]:
+    """Train networks that nobody searched for in the same way; prints and returns their test accuracies."""
+    size = functools.partial(possible_size, data=data)
+    some = random_actions(space, lambda network: within_limits(size(network), settings), args.seed)
+    groups = {"LeNet-5's layers": [LENET] * args.num_seeds if size(LENET) else []}
+    groups["largest network"] = [largest(space, some, size)] * args.num_seeds if some else []
+    groups["random networks"] = [space.decode(actions) for actions in some]
+    jobs = [(network, i) for group in groups.values() for i, network in enumerate(group)]
+    print(f"the same training for networks that nobody searched for: {len(jobs)} trainings")
+    jobs = [(network, utils.child_seed(args.seed, str(network), "final", i)) for network, i in jobs]
+    finals, rows = iter(train_finals(jobs, data, recipe, device, args.workers)), []
+    for name, group in groups.items():
+        if not group:
+            print(f"  {name}: none is possible on these images")
+            continue
+        row = {"name": name, "architectures": list(dict.fromkeys(map(str, group)))}
+        row["parameters"] = statistics.fmean(size(network)["parameters"] for network in group)
+        row |= statistics_of("top1", [next(finals) for _ in group])
+        which = row["architectures"][0] if len(row["architectures"]) == 1 else "a training each"
+        accuracy = f"{row['top1_mean']:.2%} ± {100 * row['top1_std']:.2f} (n = {len(group)})"
+        print(f"  {name:<18} {which:<18} {accuracy}   {row['parameters']:,.0f} parameters")
+        rows.append(row)
+    return rows
+
+
+def possible_size(architecture: Architecture, data: Data) -> dict[str, int] | None:
+    """Parameters and FLOPs; None where feature maps would shrink to nothing."""
+    try:
+        return network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
+    except ImpossibleNetwork:
+        return None
+
+
+def within_limits(size: dict[str, int] | None, settings: dict) -> bool:
+    """Whether a possible network is within the search's --max_parameters and --max_flops."""
+    return size is not None and all(size[name] <= (settings.get(f"max_{name}") or math.inf) for name in size)
+
+
+def random_actions(space: SearchSpace, accept: Callable[[Architecture], bool], seed: int) -> list[tuple[int, ...]]:
+    """Distinct sequences of actions, uniform among the accepted networks; fewer than ten if those are rare."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for _ in range(100 * RANDOM_NETWORKS):
+        draw = [torch.randint(len(choices), (), generator=generator).item() for *_, choices in space.tokens]
+        if len(found) < RANDOM_NETWORKS and accept(space.decode(draw)):
+            found[tuple(draw)] = None
+    return list(found)
+
+
+def largest(space: SearchSpace, start: Sequence[tuple[int, ...]], size: Callable) -> Architecture:
+    """The network with the most parameters that is found by changing one choice at a time, from the largest of some."""
+
+    def parameters(actions: tuple[int, ...]) -> int:
+        found = size(space.decode(actions))
+        return found["parameters"] if found else 0
+
+    actions, before = max(start, key=parameters), None
+    while actions != before:
+        before = actions
+        for t, (*_, choices) in enumerate(space.tokens):
+            actions = max(((*actions[:t], a, *actions[t + 1 :]) for a in range(len(choices))), key=parameters)
+    return space.decode(actions)
+
+
+# --- which architecture -------------------------------------------------------------------------------------------
+
+
+def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, dict]:
+    """--architecture, the run folder's best, or the committed one; a suffix of files; the settings of the search."""
+    rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
+    name, settings = datasets.short_name(args.dataset), {}
+    if rows:
+        settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"]
     if args.architecture is not None:
         text = str(args.architecture)
-        return args.architecture, f"-{text if len(text) <= 200 else f'{text[:180]}-{utils.child_seed(0, text)}'}"
-    rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
-    committed = utils.ROOT / "results" / args.dataset.lower() / "best.json"
+        suffix = f"-{text if len(text) <= 200 else f'{text[:180]}-{utils.child_seed(0, text)}'}"
+        return args.architecture, suffix, settings if settings.get("dataset") == name else {}
+    committed = utils.ROOT / "results" / name.lower() / "best.json"
     if rows:
-        dataset = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"].get("dataset")
-        if dataset != args.dataset:
-            raise InputError(f"{args.run_dir} holds a search on {dataset}: add --dataset to name it")
+        if settings.get("dataset") != name:
+            raise InputError(f"{args.run_dir} holds a search on {settings.get('dataset')}: add --dataset to name it")
         best_file = args.run_dir / "best.json"
         best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):
@@ -111,12 +259,16 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str]:
         else:
             best = utils.ranked(rows.values())[0]
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
-    elif args.run_dir == utils.default_run_dir(args.dataset, args.strategy) and committed.exists():
+    elif (
+        args.dataset in datasets.BUILT_IN
+        and args.run_dir == utils.default_run_dir(name, args.strategy)
+        and committed.exists()
+    ):
         best = utils.read_json(committed)
         print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(utils.ROOT)}")
     else:
         raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
     try:
-        return parse_architecture(str(best["architecture"])), ""
+        return parse_architecture(str(best["architecture"])), "", settings
     except (KeyError, ValueError) as error:
         raise InputError(f"no architecture to read in {args.run_dir}: {error}") from None

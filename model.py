@@ -8,15 +8,15 @@ import functools
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets import Data, Images
 from search_space import Architecture
-from utils import Data, Images
 
 
 class ImpossibleNetwork(ValueError):
@@ -104,6 +104,13 @@ def summarize(child: Child, image_shape: tuple[int, int, int]) -> list[LayerSumm
     return rows
 
 
+def network_size(architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, int]:
+    """Parameters, and FLOPs of one image's forward pass; ImpossibleNetwork as of `Child`."""
+    with torch.device("meta"):  # shapes only
+        layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
+    return {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a child is trained. The defaults are the search's; `--mode evaluate` trains longer (see train.py)."""
@@ -130,11 +137,13 @@ PAPER_RECIPE = Recipe(  # §4.1; the batch size is not in the paper
 )  # fmt: skip
 
 
+LEAST_STEPS = 300  # of a training on the reader's own images
+
+
 class TrainedChild(NamedTuple):
     child: Child
     accuracy: float  # top-1 on the held-out images, 0 to 1
     top5_accuracy: float
-    parameters: int
     seconds: float  # wall time of training and measuring
 
 
@@ -154,9 +163,7 @@ def train_child(
     generator = torch.Generator().manual_seed(seed)
     optimizers = make_optimizers(child, recipe)
 
-    batch_size = min(recipe.batch_size, len(labels))
-    steps_per_epoch = len(labels) // batch_size
-    num_steps = max(1, round(recipe.epochs * steps_per_epoch))
+    batch_size, steps_per_epoch, num_steps = training_steps(recipe, len(labels))
     measured = []
     for step in range(num_steps):
         if step % steps_per_epoch == 0:
@@ -183,8 +190,20 @@ def train_child(
             measured.append(measure(child, held_out))
 
     accuracy, top5_accuracy = max(measured)
-    parameters = sum(p.numel() for p in child.parameters())
-    return TrainedChild(child.eval(), accuracy, top5_accuracy, parameters, time.perf_counter() - started)
+    return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)
+
+
+def training_steps(recipe: Recipe, num_images: int) -> tuple[int, int, int]:
+    """Images of a step, steps of an epoch and steps of a training; what is left of an epoch is not used."""
+    batch_size = min(recipe.batch_size, num_images)
+    steps_per_epoch = num_images // batch_size
+    return batch_size, steps_per_epoch, max(1, round(recipe.epochs * steps_per_epoch))
+
+
+def long_enough(recipe: Recipe, num_images: int) -> Recipe:
+    """The recipe with at least LEAST_STEPS steps, however few images there are."""
+    _, steps_per_epoch, _ = training_steps(recipe, num_images)
+    return replace(recipe, epochs=max(recipe.epochs, LEAST_STEPS / steps_per_epoch))
 
 
 @functools.lru_cache(maxsize=2)

@@ -42,9 +42,7 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], policy: Sequence) -
     axes.plot(children, running_mean, color="tab:blue", label=f"mean of {window} children")
     axes.plot([n for n, _ in policy], [100 * mean for _, mean in policy], color="tab:green", label="mean of the policy")
     axes.plot(children, best, color="tab:orange", drawstyle="steps-post", label="best so far")
-    low, high = np.quantile(accuracy, 0.02), accuracy.max()
-    margin = 0.1 * (high - low) + 0.01
-    axes.set_ylim(low - margin, high + margin)  # a few failures would hide the rest
+    axes.set_ylim(*shown_range(accuracy))
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, frameon=False)
 
@@ -84,6 +82,50 @@ def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequen
     stripes = " (input: a stripe for each earlier layer, white where all networks have that input)"
     figure.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
     figure.supylabel("share in the policy", fontsize="medium")
+
+
+def plot_front(path: Path, rows: Sequence[dict], noise: float, title: str) -> None:
+    """Draw accuracy against parameters, of all children that did not fail, with the Pareto front numbered and listed.
+
+    `noise` of the best accuracy: a band below it, in which networks can't be told from the best.
+    """
+    rows = sorted(
+        (row for row in rows if "error" not in row), key=lambda row: (row["parameters"], -row["val_accuracy"])
+    )
+    if not rows:
+        return
+    front = rows[:1]
+    for row in rows:
+        if row["val_accuracy"] > front[-1]["val_accuracy"]:
+            front.append(row)
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for some, style in (
+        (rows, {"ls": "", "color": "0.6"}),
+        (front, {"color": "tab:orange", "drawstyle": "steps-post"}),
+    ):
+        points = [(row["parameters"], 100 * row["val_accuracy"]) for row in some]
+        axes.plot(*zip(*points, strict=True), marker=".", **style)
+    best = 100 * front[-1]["val_accuracy"]
+    axes.axhspan(
+        best - 100 * noise, best, color="tab:orange", alpha=0.12, lw=0, label="as good as the best, within its noise"
+    )
+    for number, row in enumerate(front, start=1):
+        place = row["parameters"], 100 * row["val_accuracy"]
+        axes.annotate(str(number), place, (-3, 4), textcoords="offset points", ha="right", fontsize="small")
+        name = row["architecture"] if len(row["architecture"]) <= 40 else row["architecture"][:39] + "…"
+        axes.plot([], [], " ", label=f"{number}  {name}: {place[1]:.2f} %, {place[0]:,} parameters")
+    axes.set(xscale="log", xlabel="parameters", ylabel="validation accuracy, %", title=title)
+    axes.set_ylim(*shown_range(np.array([100 * row["val_accuracy"] for row in rows])))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), **LEGEND)
+    figure.savefig(path, dpi=120)
+
+
+def shown_range(accuracy: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis of accuracies: a few failures would hide the rest."""
+    low, high = np.quantile(accuracy, 0.02), accuracy.max()
+    margin = 0.1 * (high - low) + 0.01
+    return low - margin, high + margin
 
 
 def plot_architecture(path: Path, architecture: Architecture, title: str) -> None:

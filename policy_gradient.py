@@ -25,7 +25,8 @@ Actions = tuple[int, ...]
 
 class Batch(NamedTuple):
     samples: list[Actions]  # m, duplicates included
-    new: list[Actions]  # those that had not been sampled before, each once
+    new: list[Actions]  # those that had not been sampled before and are to be evaluated, each once
+    refused: list[Actions]  # those that are not allowed
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class PolicyGradient:
     replay: int = 1000  # the latest children enter every update, and are not sampled again; 0: only the batch (§3.2)
     patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
     num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
+    allowed: Callable[[Actions], bool] | None = None  # other sequences are not evaluated: failed, at no cost
     seed: int = 0  # of the sampling
 
     def __post_init__(self) -> None:
@@ -50,7 +52,8 @@ class PolicyGradient:
         self.generator = torch.Generator().manual_seed(self.seed)
         self.sampled: dict[Actions, float] = {}  # every sequence, and its log-probability when it was first sampled
         self.out: deque[Batch] = deque()  # asked for, not told yet
-        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order
+        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: refused
+        self.refused: set[Actions] = set()  # sequences that are not allowed
         self.average = torch.zeros(0, dtype=torch.float64)  # weight of each of them in the moving average
         self.batches = self.batches_without_new = self.updates = self.samples = 0
 
@@ -69,22 +72,23 @@ class PolicyGradient:
     def ask(self, num_children: int | None = None) -> list[Actions]:
         """Sample the next batch; returns what must be evaluated: the sequences never sampled before, in their order.
 
-        The batch is cut where `num_children` distinct sequences have been sampled. To evaluate in parallel, ask for
-        `update_lag` + 1 batches before telling the first.
+        Those that are not `allowed` count as failed. The batch is cut where `num_children` distinct sequences have been
+        asked for. To evaluate in parallel, ask for `update_lag` + 1 batches before telling the first.
         """
         exclude = self.replay and self.known and not self.exhausted
         known = torch.tensor(self.known[-self.replay :]) if exclude else None  # (k, T)
         with torch.no_grad():  # (m, T)
             actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps, known)
-        samples, new = [], []
+        samples, new, refused = [], [], []
         for sequence, then in zip(map(tuple, actions.tolist()), log_prob.sum(1).tolist(), strict=True):
             samples.append(sequence)
             if sequence not in self.sampled:
                 self.sampled[sequence] = then
-                new.append(sequence)
-            if len(self.sampled) == num_children:
+                (new if self.allowed is None or self.allowed(sequence) else refused).append(sequence)
+                self.refused.update(refused)
+            if self.children == num_children:
                 break
-        self.out.append(Batch(samples, new))
+        self.out.append(Batch(samples, new, refused))
         self.batches += 1
         self.batches_without_new = 0 if new else self.batches_without_new + 1
         return new
@@ -98,18 +102,24 @@ class PolicyGradient:
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):
             raise ValueError(f"rewards must be numbers, or -inf for what failed, not {rewards}")
-        samples, new = self.out.popleft()
+        samples, new, refused = self.out.popleft()
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
+        self.reward_of.update(dict.fromkeys(refused, -math.inf))
         return self.update(samples)
 
     def done(self, num_children: int) -> bool:
         """Whether nothing more is to be asked for."""
-        return len(self.sampled) >= num_children or self.stopped_early is not None
+        return self.children >= num_children or self.stopped_early is not None
+
+    @property
+    def children(self) -> int:
+        """How many distinct sequences have been asked for."""
+        return len(self.sampled) - len(self.refused)
 
     @property
     def steps(self) -> int | None:
         """The controller's steps that the next batch takes; None: all."""
-        return self.num_steps(len(self.sampled)) if self.num_steps else None
+        return self.num_steps(self.children) if self.num_steps else None
 
     @property
     def known(self) -> list[Actions]:
@@ -131,9 +141,11 @@ class PolicyGradient:
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
         if self.exhausted:
-            return f"the space is exhausted: all {len(self.sampled)} architectures were evaluated"
+            left_out = f", {len(self.refused)} are not allowed" if self.refused else ""
+            return f"the space is exhausted: all {self.children} architectures were evaluated{left_out}"
         if self.batches_without_new >= self.patience:
-            return f"the policy has collapsed: {self.patience} updates in a row sampled nothing new"
+            what = "that is allowed" if self.allowed else "new"
+            return f"the policy has collapsed: {self.patience} updates in a row sampled nothing {what}"
         return None
 
     def update(self, samples: list[Actions]) -> dict:
@@ -153,7 +165,7 @@ class PolicyGradient:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        metrics = {"update": self.updates - 1, "samples": self.samples, "children": len(place)}
+        metrics = {"update": self.updates - 1, "samples": self.samples, "children": len(place.keys() - self.refused)}
         metrics |= {"reward": rewards[batch].mean().item(), "best_reward": self.best[1], "baseline": baseline}
         metrics |= {"policy_reward": (weight @ rewards[rows].to(weight)).item()}  # what the policy would get on average
         return metrics | {"entropy": (weight @ entropy).item(), "loss": loss.item()}

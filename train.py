@@ -12,21 +12,33 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import torch
 from tqdm import tqdm
 
+import datasets
 import utils
 from controller import Controller
-from evaluation import EVALUATION, evaluate
-from model import PAPER_RECIPE, ImpossibleNetwork, Recipe, train_child
+from datasets import Data
+from evaluation import EVALUATION, evaluate, possible_size, within_limits
+from model import (
+    LEAST_STEPS,
+    PAPER_RECIPE,
+    ImpossibleNetwork,
+    Recipe,
+    long_enough,
+    network_size,
+    train_child,
+    training_steps,
+)  # fmt: skip
 from policy_gradient import PolicyGradient
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
-from utils import Data, InputError
+from utils import InputError
 from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
@@ -43,13 +55,12 @@ def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
     clock = utils.Clock(args.run_dir / "time.json")
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
-    recipe = replace(PAPER_RECIPE if args.child_recipe == "paper" else Recipe(), epochs=args.child_epochs)
-    space = make_space(args)
+    data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
+    recipe, space = child_recipe(args, data), make_space(args)
     controller = make_controller(space, args.hidden_size, args.controller_layers, args.seed, args.strategy == "random")
-    search = PolicyGradient(controller, **update_settings(args))
-    data = utils.search_data(args.dataset, args.data_dir, args.train_images)
+    search = PolicyGradient(controller, **update_settings(args), allowed=make_filter(args, space, data))
     with (
-        utils.open_run(args.run_dir, search_config(args, recipe, device)) as ledger,
+        utils.open_run(args.run_dir, search_config(args, data, recipe, device)) as ledger,
         make_workers(args, data) as workers,
         event_writer(args.run_dir) as events,
         tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
@@ -60,7 +71,7 @@ def generate(args: argparse.Namespace) -> None:
         while out or not search.done(args.num_children):
             while len(out) <= args.update_lag and not search.done(args.num_children):
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
-                first = len(search.sampled) - len(batch)
+                first = search.children - len(batch)
                 rows = [describe(first + i, search.batches - 1, space, a, args.seed) for i, a in enumerate(batch)]
                 out.append((batch, [train(row, ledger, bar) for row in rows]))  # §3.2: those that are new are trained
             batch, trainings = out.popleft()
@@ -71,9 +82,11 @@ def generate(args: argparse.Namespace) -> None:
             if bar.n > bar.initial:
                 save_time()
         bar.close()
+        if not ledger.rows:
+            raise InputError(f"{none_within(search, space, data)}: raise --max_parameters or --max_flops")
         ranking = train_finalists(args, space, ledger.rows, train, save_time)
-        save_search(args, controller, ledger.rows, ranking, updates, shares)
-    report(args, ledger.rows, ranking, search, clock)
+        save_search(args, controller, ledger.rows, ranking, updates, shares, noise_of_best(ledger.rows, data))
+    report(args, ledger.rows, ranking, search, clock, data, recipe)
 
 
 def describe(child: int, update: int, space: SearchSpace, actions: Sequence[int], seed: int, *purpose: str) -> dict:
@@ -107,7 +120,8 @@ def attempt(workers: Workers | Cluster, architecture: Architecture, recipe: Reci
     try:
         return workers.run(search_child, architecture, recipe, seed, device)
     except (TaskFailed, ImpossibleNetwork, MemoryError) as error:
-        return {"val_accuracy": 0.0, "parameters": 0, "seconds": time.perf_counter() - started, "error": str(error)}
+        failed = {"val_accuracy": 0.0, "parameters": 0, "flops": 0, "seconds": time.perf_counter() - started}
+        return failed | {"error": str(error)}
 
 
 def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
@@ -118,7 +132,8 @@ def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: i
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise MemoryError(f"out of memory: {str(error).splitlines()[0]}") from None
-    return {"val_accuracy": trained.accuracy, "parameters": trained.parameters, "seconds": trained.seconds}
+    size = network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
+    return {"val_accuracy": trained.accuracy, **size, "seconds": trained.seconds}
 
 
 def count_finalists(num_children: int, limit: int) -> int:
@@ -189,23 +204,52 @@ def update_settings(args: argparse.Namespace) -> dict:
     return settings
 
 
+def child_recipe(args: argparse.Namespace, data: Data) -> Recipe:
+    """How children are trained; on the reader's own images never too short to learn anything, if no length is given."""
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else Recipe()
+    if args.child_epochs is not None:
+        return replace(recipe, epochs=args.child_epochs)
+    return long_enough(recipe, len(data.train.labels))
+
+
+def make_filter(args: argparse.Namespace, space: SearchSpace, data: Data) -> Callable | None:
+    """Whether a sequence of actions describes a network within --max_parameters and --max_flops; None: no limits."""
+    if args.max_parameters is None and args.max_flops is None:
+        return None
+
+    def allowed(actions: Sequence[int]) -> bool:
+        size = possible_size(space.decode(actions), data)
+        return size is None or within_limits(size, vars(args))  # an impossible one is trained like any other, and fails
+
+    return allowed
+
+
+def none_within(search: PolicyGradient, space: SearchSpace, data: Data) -> str:
+    """What to say where all sampled networks were above the limits."""
+    sizes = [possible_size(space.decode(actions), data) for actions in search.refused]
+    least = (f"{min(size[name] for size in sizes):,} {name}" for name in ("parameters", "flops"))
+    return f"none of {len(sizes)} networks is within the limits, the smallest have {' and '.join(least)}"
+
+
 def make_workers(args: argparse.Namespace, data: Data) -> Workers | Cluster:
     """Processes on this machine, or with --cluster on many."""
     if args.cluster is None:
-        return Workers(args.workers, utils.in_shared_memory(data), args.child_timeout)
+        return Workers(args.workers, datasets.in_shared_memory(data), args.child_timeout)
     try:
         return Cluster(args.cluster, args.workers, data, args.child_timeout, args.gpus_per_child)
     except ImportError:
         raise InputError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
 
 
-def search_config(args: argparse.Namespace, recipe: Recipe, device: str) -> dict:
+def search_config(args: argparse.Namespace, data: Data, recipe: Recipe, device: str) -> dict:
     """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     free = ("mode", "data_dir", "run_dir", "workers", "cluster", "gpus_per_child", "use_cuda", "num_children",
-            "num_finalists", "architecture", "eval_epochs", "num_seeds", "paper")  # fmt: skip
+            "num_finalists", "architecture", "eval_epochs", "num_seeds", "references", "paper")  # fmt: skip
     settings = {name: value for name, value in flags.items() if name not in free}
-    settings |= {"recipe": asdict(recipe), "device": device}
+    settings |= {"dataset": datasets.short_name(args.dataset), "recipe": asdict(recipe), "device": device}
+    if args.dataset not in datasets.BUILT_IN:
+        settings["images"] = datasets.fingerprint(data)
     return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
 
 
@@ -228,10 +272,26 @@ def show(metrics: dict, events, bar: tqdm) -> None:
     bar.set_postfix_str(PROGRESS.format(**metrics))
 
 
+def noise_of_best(rows: dict, data: Data) -> float:
+    """The standard error of the best child's accuracy, a share of the validation images.
+
+    With one more image right and one more wrong (Agresti & Coull 1998), so that 100 % of a few images is not certain.
+    """
+    n = len(data.held_out.labels)
+    best = (n * max(row["val_accuracy"] for row in rows.values()) + 1) / (n + 2)
+    return math.sqrt(best * (1 - best) / (n + 2))
+
+
 def save_search(
-    args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, updates: list, shares: list
+    args: argparse.Namespace,
+    controller: Controller,
+    rows: dict,
+    ranking: list,
+    updates: list,
+    shares: list,
+    noise: float,
 ) -> None:
-    """Write controller.pt, best.json, search.png and best.png."""
+    """Write controller.pt, best.json and the pictures."""
     import plots  # here, because worker processes import this file and none needs matplotlib
 
     rebuild = {"num_choices": controller.num_choices, "names": controller.names}
@@ -239,21 +299,42 @@ def save_search(
     rebuild["state_dict"] = controller.state_dict()
     utils.write_atomically(args.run_dir / "controller.pt", utils.as_bytes(rebuild))
     best = {key: ranking[0][key] for key in ("architecture", "val_accuracy", "child", "parameters")}
-    best |= {"dataset": args.dataset, "seed": args.seed, "strategy": args.strategy, "children": len(rows)}
+    best |= {
+        "dataset": datasets.short_name(args.dataset),
+        "seed": args.seed,
+        "strategy": args.strategy,
+        "children": len(rows),
+    }
     best["chosen_by"] = f"highest reward of {len(rows)} children, of equal ones the earliest"
     if "val_accuracies" in ranking[0]:
         best["chosen_by"] = f"highest mean reward of two trainings, among the {len(ranking)} best children"
         best["finalists"] = [{key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking]
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
-    title = f"{args.strategy} search on {args.dataset}: {len(rows)} children, seed {args.seed}"
+    title = f"{args.strategy} search on {best['dataset']}: {len(rows)} children, seed {args.seed}"
     policy = [(update["children"], update["policy_reward"] ** (1 / args.reward_exponent)) for update in updates]
     plots.plot_search(args.run_dir / "search.png", ordered, policy, make_space(args).tokens, shares, title)
-    best = parse_architecture(best["architecture"])
-    plots.plot_architecture(args.run_dir / "best.png", best, f"best of {len(rows)} children on {args.dataset}")
+    plots.plot_front(args.run_dir / "front.png", ordered, noise, title)
+    if args.space == "paper":
+        network = parse_architecture(best["architecture"])
+        plots.plot_architecture(args.run_dir / "best.png", network, f"the best network of the {title}")
 
 
-def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGradient, clock: utils.Clock) -> None:
+def smallest(rows: Collection[dict], noise: float) -> dict:
+    """The child with the fewest parameters whose accuracy is at most `noise` below the best."""
+    floor = max(row["val_accuracy"] for row in rows) - noise
+    return min((row for row in rows if row["val_accuracy"] >= floor), key=lambda row: (row["parameters"], row["child"]))
+
+
+def report(
+    args: argparse.Namespace,
+    rows: dict,
+    ranking: list,
+    search: PolicyGradient,
+    clock: utils.Clock,
+    data: Data,
+    recipe: Recipe,
+) -> None:
     """Print what a search found, what it cost, and how to go on."""
     finalists = [row for row in ranking if "val_accuracies" in row]
     failed = sum("error" in row for row in rows.values()) + sum(len(row["val_accuracies"]) < 2 for row in finalists)
@@ -269,13 +350,23 @@ def report(args: argparse.Namespace, rows: dict, ranking: list, search: PolicyGr
         print(line.format(place, both=both, **row))
     twice = f", the best {len(finalists)} twice" if finalists else ""
     print(f"children            {len(rows)} trained{twice} ({failed} failed)")
+    batch_size, _, steps = training_steps(recipe, len(data.train.labels))
+    n, noise = len(data.held_out.labels), noise_of_best(rows, data)
+    print(f"each training       {steps} steps of {batch_size} images")
+    print(f"each accuracy       of {n:,} validation images: moves in steps of {1 / n:.2%}")
+    small = smallest(rows.values(), noise)
+    line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
+    print(f"{line.format(**small)} (within the noise of the best child, {noise:.2%})")
+    if search.refused:
+        print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
         print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
     used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
     print(f"time                {utils.duration(wall)}; {used}")
     print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
-    usual = {"dataset": "MNIST", "child_recipe": "fast", "run_dir": utils.default_run_dir(args.dataset)}
-    flags = [f" --{name} {getattr(args, name)}" for name in usual if getattr(args, name) != usual[name]]
+    usual = {"dataset": "MNIST", "data_dir": Path("data"), "image_size": None, "child_recipe": "fast"}
+    usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
+    flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]
     print(f"evaluate it with    python train.py --mode evaluate{''.join(flags)}")
 
 
@@ -329,6 +420,14 @@ def architecture(text: str) -> Architecture:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def dataset(text: str) -> str:
+    """A flag's type: a built-in data set, or where the reader's own images are."""
+    if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.endswith(".npz")):
+        return text
+    what = "a folder with a folder of pictures for each class, or an .npz file"
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and not {what}")
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Every setting of the program, in one place."""
     parser = Parser("train.py", description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
@@ -336,7 +435,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", choices=("generate", "evaluate"), default="generate", help="search, or retrain and test the best")
-    add("--dataset", choices=utils.DATASETS, default="MNIST", help="MNIST is included, others are downloaded once")
+    add("--dataset", type=dataset, default="MNIST", help=f"{', '.join(datasets.BUILT_IN)}, or the path of your own "
+        "images: a folder with a folder of pictures for each class, or an .npz file")
+    add("--image_size", type=size, metavar="PIXELS", help=f"resize your own images to a square (default: as they are; "
+        f"{datasets.IMAGE_SIZE}, if they differ or are larger than {datasets.LARGE})")
     add("--data_dir", type=Path, default="data", help="the data sets, in torchvision's layout")
     add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
@@ -353,6 +455,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=80, help="budget: distinct children to train")
+    add("--max_parameters", type=count, help="never train a network with more; it costs no budget (default: no limit)")
+    add("--max_flops", type=count, help="the same for the FLOPs of an image's forward pass (default: no limit)")
     add("--num_finalists", type=number(int, 0), default=20, help="best children, trained once more; a tenth at most")
     add("--children_per_update", type=count, default=2, help="samples, duplicates included (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4, help="updates a sample may be behind: no waiting workers")
@@ -370,7 +474,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("children").add_argument
     add("--child_recipe", choices=("fast", "paper"), default="fast", help="paper: SGD, crops, flips; for evaluate too")
-    add("--child_epochs", type=positive, help=f"passes over the training images (default: {Recipe.epochs}, paper: 50)")
+    add("--child_epochs", type=positive, help=f"passes over the training images (default: {Recipe.epochs}, of your own "
+        f"at least {LEAST_STEPS} steps of {Recipe.batch_size} images; paper: 50)")
     add("--child_timeout", type=positive, help="seconds; a child that takes longer gets reward 0 (default: no limit)")
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
 
@@ -378,6 +483,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--architecture", type=architecture, help="such as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive, help=f"passes over the images (default: {EVALUATION.epochs:g}, paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings to average over")
+    add("--references", **switch, help="train networks too that nobody searched for: was searching worth it?")
     # fmt: on
     args = parser.parse_args(arguments)
     if args.paper:  # flags that are given win
@@ -390,7 +496,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
             parser.error(f"argument {flag}: only --mode {mode} has it")
     args.workers = args.workers or (2 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
-    args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
+    if args.dataset in datasets.BUILT_IN:
+        args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
+        if args.image_size:
+            parser.error("argument --image_size: only your own images are resized")
     if args.strides and args.space != "paper":
         parser.error("argument --strides: only --space paper has them")
     if depth(args, args.num_children - 1) > MAX_LAYERS:
@@ -404,7 +513,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("argument --gpus_per_child: only --cluster shares GPUs")
     if args.cluster and args.use_cuda and not args.gpus_per_child:
         parser.error("argument --use_cuda: with --cluster say how much of a GPU a child gets, as --gpus_per_child 0.25")
-    args.run_dir = args.run_dir or utils.default_run_dir(args.dataset, args.strategy)
+    args.run_dir = args.run_dir or utils.default_run_dir(datasets.short_name(args.dataset), args.strategy)
     return args
 
 

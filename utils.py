@@ -1,6 +1,5 @@
-"""Data sets, seeds, the device, and the run folder (configuration, ledger, locks)."""
+"""Seeds, the device, and the run folder (configuration, ledger, locks)."""
 
-import gzip
 import hashlib
 import io
 import json
@@ -12,120 +11,20 @@ import shutil
 import subprocess
 import time
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 ROOT = Path(__file__).parent
-DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
-HELD_OUT = 5000  # training images that give the reward (§4.1), the same ones in every run
 
 
 class InputError(Exception):
     """Something the user can put right; shown as one line, exit code 2."""
-
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-class Images(NamedTuple):
-    pixels: Tensor  # (N, C, H, W) uint8: the whole set is one tensor in memory
-    labels: Tensor  # (N,) int64
-
-
-class Data(NamedTuple):
-    train: Images
-    held_out: Images  # what a network is measured on
-    num_classes: int
-
-
-MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; other data sets have files of these names
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-
-
-def search_data(name: str, data_dir: Path, train_images: int | None = None) -> Data:
-    """What a search sees: training images only, 5,000 of them held out for the reward."""
-    images, num_classes = load_images(name, data_dir, train=True)
-    return Data(*hold_out(images, train_images), num_classes)
-
-
-def evaluation_data(name: str, data_dir: Path, train_images: int | None = None) -> Data:
-    """What `--mode evaluate` sees: all training images, or the first `train_images`, and the test set."""
-    train, num_classes = load_images(name, data_dir, train=True)
-    return Data(first_images(train, train_images), load_images(name, data_dir, train=False)[0], num_classes)
-
-
-def first_images(images: Images, n: int | None) -> Images:
-    """The first `n` images; InputError if there are fewer."""
-    if n is not None and n > len(images.labels):
-        raise InputError(f"--train_images {n}: there are {len(images.labels):,} training images; ask for fewer")
-    return Images(*(tensor[:n] for tensor in images))
-
-
-def in_shared_memory(data: Data) -> Data:
-    """Move images to memory that worker processes share."""
-    try:
-        for tensor in (*data.train, *data.held_out):
-            tensor.share_memory_()
-    except RuntimeError as error:
-        raise InputError(f"not enough shared memory for the images ({error})") from None
-    return data
-
-
-def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, int]:
-    """The training or the test set, unpacked or downloaded, and the number of classes; InputError without it."""
-    folder, files = Path(data_dir), ["cifar-10-python.tar.gz"]
-    if name != "CIFAR10":
-        folder, files = folder / name / "raw", [f"{file}.gz" for file in MNIST_MD5]
-        unpack(folder, checked=name == "MNIST")
-    import torchvision  # here, because every worker process imports this file and none needs it
-
-    try:
-        dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # what is not there yet
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        reason, what = (str(error).splitlines() or [type(error).__name__])[0], ", ".join(files)
-        raise InputError(f"{name} can't be read or downloaded ({reason}): put {what} into {folder}/") from None
-    pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
-    pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
-    return Images(pixels.contiguous(), labels), len(dataset.classes)
-
-
-def unpack(folder: Path, checked: bool) -> None:
-    """Unpack the IDX files in `folder` whose unpacked form is not there yet, if `checked` by MNIST's MD5."""
-    for name, md5 in MNIST_MD5.items():
-        target, packed = folder / name, folder / f"{name}.gz"
-        if target.exists():
-            if checked and hashlib.md5(target.read_bytes()).hexdigest() != md5:
-                raise InputError(f"{target} is damaged (its MD5 is wrong): delete it, it is unpacked again")
-        elif packed.exists():
-            try:
-                content = gzip.decompress(packed.read_bytes())
-                if checked and hashlib.md5(content).hexdigest() != md5:
-                    raise ValueError("MD5 is wrong")
-            except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise InputError(f"{packed} is damaged ({error}): replace it with the original file") from None
-            write_atomically(target, content)
-
-
-def hold_out(images: Images, train_images: int | None = None) -> tuple[Images, Images]:
-    """Split off every n-th image for validation, 5,000 in all; the first `train_images` others are for training."""
-    index = torch.arange(len(images.labels))
-    every = len(images.labels) // HELD_OUT
-    held_out = (index % every == 0) & (index < every * HELD_OUT)
-    train, validation = (Images(*(tensor[part] for tensor in images)) for part in (~held_out, held_out))
-    return first_images(train, train_images), validation
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------

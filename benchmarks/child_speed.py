@@ -20,9 +20,10 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from benchmarks.common import PANEL, RESULTS, load_mnist, train_and_test
+from datasets import Data, Images, load_images
 from model import Child, Recipe, measure, summarize, train_child
 from search_space import parse_architecture
-from utils import ROOT, Data, Images, environment, load_images, usable_cores, write_json
+from utils import ROOT, environment, usable_cores, write_json
 from workers import Workers
 
 COMPLETE = ("k3f8p0-k3f8p0", "k5f16p0-k5f32p1", "k7f32p2-k7f32p2")  # the original trained to its end

@@ -2,9 +2,10 @@
 
 import math
 
+from datasets import Data, Images, in_shared_memory, load_images, search_data
 from model import Recipe, measure, train_child
 from search_space import parse_architecture
-from utils import ROOT, Data, Images, child_seed, in_shared_memory, load_images, search_data
+from utils import ROOT, child_seed
 
 RESULTS = ROOT / "results"
 PANEL = (  # of the 729: the smallest, the largest, and a spread between

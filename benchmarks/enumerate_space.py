@@ -17,9 +17,10 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, load_mnist, train_and_test
+from datasets import HELD_OUT
 from model import Child, Recipe, summarize
 from search_space import SmallSpace
-from utils import HELD_OUT, InputError, environment, usable_cores, write_atomically, write_json
+from utils import InputError, environment, usable_cores, write_atomically, write_json
 from workers import Workers
 
 TABLE, FINGERPRINT = RESULTS / "mnist_space.csv", RESULTS / "mnist_space.json"

@@ -23,18 +23,10 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS
 from benchmarks.enumerate_space import SEEDS, TABLE
+from datasets import evaluation_data, in_shared_memory
 from evaluation import EVALUATION, final_child
 from search_space import parse_architecture
-from utils import (
-    ROOT,
-    child_seed,
-    environment,
-    evaluation_data,
-    in_shared_memory,
-    usable_cores,
-    write_atomically,
-    write_json,
-)
+from utils import ROOT, child_seed, environment, usable_cores, write_atomically, write_json
 from workers import Workers
 
 ARCHITECTURES = 40

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from test_search_space import architectures
 
 import model
+from datasets import Data, Images
 from model import (
     PAPER_RECIPE,
     Child,
@@ -31,7 +32,6 @@ from model import (
     train_child,
 )
 from search_space import Architecture, Layer, parse_architecture
-from utils import Data, Images
 
 MIDDLE = parse_architecture("k5f16p0-k5f32p1")
 

@@ -148,7 +148,7 @@ def tell(search: PolicyGradient, actions: torch.Tensor, rewards: list[float]) ->
     new = [sequence for sequence in dict.fromkeys(samples) if sequence not in search.sampled]
     log_prob = search.controller(actions).log_prob.sum(1).tolist()
     search.sampled |= {sequence: log_prob[samples.index(sequence)] for sequence in new}
-    search.out.append(Batch(samples, new))
+    search.out.append(Batch(samples, new, []))
     return search.tell(new, [rewards[samples.index(sequence)] for sequence in new])
 
 
@@ -222,7 +222,7 @@ def test_updates_are_those_of_the_formulas(settings):
                 actions, log_prob, _ = expected(None, m, generator, known=known)
             samples = list(map(tuple, actions.tolist()))
             new = [s for s in dict.fromkeys(samples) if s not in then]
-            assert search.ask() == new and search.out[-1] == (samples, new)
+            assert search.ask() == new and search.out[-1] == (samples, new, [])
             then |= {s: log_prob[samples.index(s)].sum().item() for s in new}
             assert search.sampled == pytest.approx(then, abs=1e-12) and list(search.sampled) == list(then)
             out.append((samples, new))
@@ -290,7 +290,7 @@ def test_settings_unless_told_otherwise():
     assert settings.pop("controller") is MISSING
     assert settings == {
         **{"children_per_update": 2, "update_lag": 4, "lr": 0.02, "entropy_weight": 0.22, "baseline_decay": 0.5},
-        **{"reward_scale": "rank", "replay": 1000, "patience": 200, "num_steps": None, "seed": 0},
+        **{"reward_scale": "rank", "replay": 1000, "patience": 200, "num_steps": None, "allowed": None, "seed": 0},
     }
     with pytest.raises(TypeError, match="positional"):
         PolicyGradient(tiny(), 5)
@@ -422,10 +422,40 @@ def test_a_batch_is_cut_where_the_budget_is_spent():
     batch = whole.ask(num_children=5)
     assert len(batch) == 5 and cut.ask(num_children=3) == batch[:3]
     assert cut.sampled == {actions: whole.sampled[actions] for actions in batch[:3]}
-    assert cut.out == deque([(batch[:3], batch[:3])])
+    assert cut.out == deque([(batch[:3], batch[:3], [])])
     assert cut.done(3) and not cut.done(4)
     metrics = cut.tell(batch[:3], [0.1, 0.2, 0.3])
     assert metrics["samples"] == 3 and cut.batches == 1
+
+
+@pytest.mark.parametrize("replay", [1000, 0])
+def test_what_is_not_allowed_costs_nothing_and_counts_as_failed(replay):
+    """The same walk as where it is evaluated, and fails."""
+
+    def allowed(actions):
+        return sum(actions) % 3 > 0
+
+    settings = {"children_per_update": 3, "seed": 4, "replay": replay}
+    free, limited = (PolicyGradient(tiny((4, 4, 4)), **settings, allowed=some) for some in (None, allowed))
+    evaluated = []
+    for metrics in limited.search(lambda actions: evaluated.append(actions) or sum(actions), 15):
+        assert metrics["children"] == len(limited.reward_of.keys() - limited.refused)
+    walk = free.search(lambda actions: sum(actions) if allowed(actions) else -math.inf, 10**6)
+    for _ in range(limited.updates):
+        next(walk)
+    assert len(evaluated) == 15 == limited.children and all(map(allowed, evaluated))
+    assert limited.refused and not any(map(allowed, limited.refused)) and allowed(limited.best[0])
+    assert limited.reward_of.items() <= free.reward_of.items()
+    told = limited.reward_of
+    assert {s: limited.sampled[s] for s in told} == pytest.approx({s: free.sampled[s] for s in told}, abs=1e-12)
+
+
+def test_a_limit_that_nothing_meets_ends_the_search():
+    search = PolicyGradient(tiny((2, 2)), allowed=lambda actions: False)
+    assert list(search.search(lambda actions: 1 / 0, 5)) and search.children == 0
+    assert "exhausted" in search.stopped_early and "4 are not allowed" in search.stopped_early
+    search = PolicyGradient(tiny((4, 4, 4)), allowed=lambda actions: False, patience=5)
+    assert list(search.search(lambda actions: 1 / 0, 5)) and "nothing that is allowed" in search.stopped_early
 
 
 def test_batches_without_anything_new_are_counted():

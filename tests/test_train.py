@@ -355,7 +355,7 @@ def test_booleans_are_real(text, value):
         (["--cluster", "auto", "--use_cuda"], "how much of a GPU"),
         (["--cluster", "auto", "--mode", "evaluate"], "trains on this machine"),
         (["--architecture", "resnet"], "'resnet' is not an architecture"),
-        (["--dataset", "ImageNet"], "invalid choice: 'ImageNet'"),
+        (["--dataset", "ImageNet"], "'ImageNet' is none of MNIST, FashionMNIST, KMNIST, CIFAR10, and not a folder"),
         (["--mode", "evaluate", "--run_dir", "nothing"], "no search in nothing"),
         (
             ["--mode", "generate", "--data_dir", "nowhere", "--dataset", "CIFAR10"],

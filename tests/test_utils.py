@@ -1,108 +1,22 @@
-"""Data, seeds, and the run folder's files."""
+"""Seeds, and the run folder's files."""
 
-import gzip
 import hashlib
 import json
-import shutil
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import torchvision
 
 from utils import (
-    MNIST_MD5,
     Clock,
-    Images,
     InputError,
     Ledger,
     child_seed,
     continued,
-    hold_out,
-    load_images,
     open_run,
     ranked,
     read_ledger,
     write_atomically,
     write_json,
 )
-
-DATA = Path(__file__).parent.parent / "data"
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def data_dir(tmp_path) -> Path:
-    shutil.copytree(
-        DATA / "MNIST" / "raw", tmp_path / "MNIST" / "raw", ignore=lambda _, names: [n for n in names if ".gz" not in n]
-    )
-    return tmp_path
-
-
-def test_mnist_is_unpacked_once_checked_and_read(data_dir):
-    images, num_classes = load_images("MNIST", data_dir, train=False)
-    assert images.pixels.shape == (10_000, 1, 28, 28) and images.pixels.dtype == torch.uint8 and num_classes == 10
-    assert images.labels[:5].tolist() == [7, 2, 1, 0, 4]
-    for name, md5 in MNIST_MD5.items():
-        assert hashlib.md5((data_dir / "MNIST" / "raw" / name).read_bytes()).hexdigest() == md5
-    for packed in (data_dir / "MNIST" / "raw").glob("*.gz"):
-        packed.unlink()  # not needed again
-    train, _ = load_images("MNIST", data_dir, train=True)
-    assert train.pixels.shape == (60_000, 1, 28, 28)
-
-
-@pytest.mark.parametrize("damage", ["cut short", "one byte changed", "other content"])
-def test_a_damaged_packed_file_is_named(data_dir, damage):
-    packed = data_dir / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
-    content = bytearray(packed.read_bytes())
-    if damage == "cut short":
-        content = content[:1000]
-    elif damage == "one byte changed":
-        content[5000] ^= 255
-    else:
-        content = gzip.compress(b"hello")
-    packed.write_bytes(content)
-    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
-        load_images("MNIST", data_dir, train=False)
-    assert not packed.with_suffix("").exists()
-
-
-def test_a_damaged_unpacked_file_is_named(data_dir):
-    load_images("MNIST", data_dir, train=False)
-    unpacked = data_dir / "MNIST" / "raw" / "train-labels-idx1-ubyte"
-    content = bytearray(unpacked.read_bytes())
-    content[100] ^= 1
-    unpacked.write_bytes(content)
-    with pytest.raises(InputError, match="train-labels-idx1-ubyte is damaged"):
-        load_images("MNIST", data_dir, train=True)
-
-
-def test_colour_images_become_channels_first(monkeypatch):
-    class CIFAR10:
-        """As torchvision's: an array (N, 32, 32, 3) and a list of labels."""
-
-        def __init__(self, root, train, download):
-            self.data = np.arange(2 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 32, 3)
-            self.targets, self.classes = [3, 9], list("abcdefghij")
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", CIFAR10)
-    images, num_classes = load_images("CIFAR10", "anywhere", train=True)
-    assert images.pixels.shape == (2, 3, 32, 32) and images.labels.tolist() == [3, 9] and num_classes == 10
-    assert images.pixels[1, 2, 5, 7] == CIFAR10(None, None, None).data[1, 5, 7, 2]
-
-
-def test_training_and_validation_images_are_disjoint_and_always_the_same():
-    n = 60_000
-    images = Images(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n))
-    train, validation = hold_out(images)
-    assert len(validation.labels) == 5000 and len(train.labels) == 55_000
-    assert not set(train.labels.tolist()) & set(validation.labels.tolist())
-    assert torch.equal(validation.labels, torch.arange(0, n, 12))
-    fewer, same = hold_out(images, 300)
-    assert torch.equal(same.labels, validation.labels) and torch.equal(fewer.labels, train.labels[:300])
-
 
 # --- seeds --------------------------------------------------------------------------------------------------------
 

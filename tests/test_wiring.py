@@ -3,23 +3,43 @@
 The program runs in this process; only the training of a network is replaced, by a function that notes its arguments.
 """
 
+import itertools
 import json
+import re
+import shlex
+import subprocess
+import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import datasets
 import evaluation
 import train
 import utils
 from controller import Controller
+from datasets import Data, Images
 from evaluation import EVALUATION
-from model import PAPER_RECIPE, Child, ImpossibleNetwork, Recipe, TrainedChild
+from model import (
+    LEAST_STEPS,
+    PAPER_RECIPE,
+    Child,
+    ImpossibleNetwork,
+    Recipe,
+    TrainedChild,
+    network_size,
+    normalize,
+    summarize,
+    training_steps,
+)
 from policy_gradient import PolicyGradient
 from search_space import PaperSpace, SmallSpace, parse_architecture
-from utils import Data, Images, InputError, child_seed, read_ledger
+from utils import InputError, child_seed, read_ledger
 from workers import TaskFailed
 
 TEST_LABEL = -7
@@ -63,15 +83,15 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
 
     def train_child(architecture, data, recipe, seed, device="cpu", images_seen=None):
         noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed, "device": device})
-        child = Child(architecture, (1, 28, 28), 10)
+        child = Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
         accuracy = 0.5 + seed % 997 / 2000
-        return TrainedChild(child, accuracy, accuracy + 0.001, 77, 0.25)
+        return TrainedChild(child, accuracy, accuracy + 0.001, 0.25)
 
     InProcess.made = []
     for module in (train, evaluation):
         monkeypatch.setattr(module, "Workers", InProcess)
         monkeypatch.setattr(module, "train_child", train_child)
-    monkeypatch.setattr(utils, "load_images", load_images)
+    monkeypatch.setattr(datasets, "load_images", load_images)
     monkeypatch.chdir(tmp_path)
     return noted
 
@@ -96,7 +116,10 @@ def test_a_child_trains_on_its_images_and_its_reward_comes_from_the_held_out_one
     assert [row["architecture"] for row in rows] == [training["text"] for training in trainings[:12]]
     for row, training in zip(rows, trainings, strict=False):
         assert row["val_accuracy"] == row["reward"] == 0.5 + training["seed"] % 997 / 2000
-        assert (row["parameters"], row["seconds"]) == (77, 0.25)
+        assert row["seconds"] == 0.25
+        child = Child(parse_architecture(row["architecture"]), (1, 28, 28), 10)
+        assert row["parameters"] == sum(p.numel() for p in child.parameters())
+        assert row["flops"] == sum(layer.flops for layer in summarize(child, (1, 28, 28)))
 
 
 def test_a_final_training_uses_all_training_images_and_is_measured_on_the_test_images(trainings, capsys):
@@ -389,7 +412,124 @@ def test_input_errors_are_no_tracebacks(trainings, monkeypatch, capsys):
     def refuse(*_):
         raise InputError("no such thing")
 
-    monkeypatch.setattr(utils, "search_data", refuse)
+    monkeypatch.setattr(datasets, "search_data", refuse)
     with pytest.raises(SystemExit) as stopped:
         train.main(["--num_children", "3"])
     assert stopped.value.code == 2 and capsys.readouterr().err == "train.py: no such thing\n"
+
+
+# --- the reader's own images, limits, references ------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(trainings, tmp_path) -> str:
+    """An .npz file of 60 images of 12 x 12 pixels in 3 classes."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 12, 12), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=np.arange(60) % 3)
+    return "own.npz"
+
+
+def test_trainings_on_own_images_are_never_too_short(trainings, own, capsys):
+    train.main(["--dataset", own, "--num_children", "2"])
+    train.main(["--mode", "evaluate", "--dataset", own])
+    search, final = trainings[0], trainings[-1]
+    assert training_steps(search["recipe"], len(search["data"].train.labels))[2] == LEAST_STEPS
+    assert training_steps(final["recipe"], len(final["data"].train.labels))[2] >= LEAST_STEPS
+    train.main(["--dataset", own, "--num_children", "2", "--child_epochs", "900", "--run_dir", "long"])
+    assert trainings[-1]["recipe"].epochs == 900
+    said = capsys.readouterr().out
+    assert "of 3 validation images: moves in steps of 33.33%" in said and f"{LEAST_STEPS} steps of 45 images" in said
+    command = re.findall(r"evaluate it with    python train.py (.*)", said)[-1]
+    assert command == "--mode evaluate --dataset own.npz --run_dir long"
+    train.main(command.split())
+    assert trainings[-1]["recipe"].epochs == 900
+    result = json.loads(Path("long/evaluation.json").read_text())
+    assert "top1" in result and "top5" not in result  # of three classes
+
+
+def test_the_command_of_the_report_repeats_what_it_needs(trainings, own, capsys):
+    Path("data").mkdir()
+    train.main(
+        ["--dataset", own, "--image_size", "16", "--num_children", "2", "--data_dir", "data/", "--run_dir", "a b"]
+    )
+    command = re.findall(r"evaluate it with    python train.py (.*)", capsys.readouterr().out)[-1]
+    train.main(shlex.split(command))
+    assert trainings[-1]["data"].train.pixels.shape[1:] == (1, 16, 16)
+    train.main(["--mode", "evaluate", "--dataset", own, "--run_dir", "a b"])  # known from the search
+    assert trainings[-1]["data"].train.pixels.shape[1:] == (1, 16, 16)
+
+
+def test_other_images_under_the_same_name_are_another_search(trainings, own, capsys):
+    train.main(["--dataset", own, "--num_children", "2"])
+    found = dict(np.load(own))
+    np.savez(own, **found | {"train_images": found["train_images"] + 1})
+    with pytest.raises(SystemExit):
+        train.main(["--dataset", own, "--num_children", "2"])
+    assert "images is" in capsys.readouterr().err
+
+
+def test_networks_above_the_limits_are_not_trained(trainings, capsys):
+    train.main(["--num_children", "10", "--max_parameters", "60000", "--max_flops", "2000000"])
+    rows = rows_of("runs/mnist")
+    assert len(rows) == 10 and all(row["parameters"] <= 60_000 and row["flops"] <= 2_000_000 for row in rows)
+    assert re.search(r"above the limits    \d+ networks sampled, not trained", capsys.readouterr().out)
+    assert Path("runs/mnist/front.png").exists()
+    train.main(["--mode", "evaluate", "--references", "--num_seeds", "2"])
+    texts = [training["text"] for training in trainings]
+    result = json.loads(Path("runs/mnist/evaluation.json").read_text())
+    lenet, largest, some = result["references"]
+    assert lenet["architectures"] == ["k5f8p0-k5f16p0"]
+    assert lenet["top1"] == [0.5 + training["seed"] % 997 / 2000 for training in trainings[-14:-12]]
+    assert largest["architectures"] == texts[-12:-11] and len(largest["top1"]) == 2
+    sizes = {str(a): network_size(a, (1, 28, 28), 10) for a in map(parse_architecture, some["architectures"])}
+    assert len(sizes) == len(some["top1"]) == 10 and all(size["parameters"] <= 60_000 for size in sizes.values())
+    assert some["architectures"] == texts[-10:] and "random networks" in capsys.readouterr().out
+
+
+def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--num_children", "10", "--max_parameters", "100"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.strip().count("\n") == 1 and not trainings  # the bar's line, and this one
+    assert "within the limits, the smallest have" in error and "raise --max_parameters" in error
+
+
+def test_the_largest_network_is_that_of_an_enumeration():
+    data = Data(Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1)), None, 10)
+    space, size = SmallSpace(), partial(evaluation.possible_size, data=data)
+    every = [space.decode(actions) for actions in itertools.product(range(3), repeat=6)]
+    best = max(size(network)["parameters"] for network in every)
+    for seed in range(3):
+        start = evaluation.random_actions(space, lambda network: True, seed)
+        assert len(set(start)) == 10 and size(evaluation.largest(space, start, size))["parameters"] == best
+
+
+def test_the_smallest_network_within_the_noise():
+    some = enumerate([(0.9, 50), (0.89, 20), (0.8, 5)])
+    rows = [{"child": i, "val_accuracy": accuracy, "parameters": n} for i, (accuracy, n) in some]
+    assert [train.smallest(rows, noise)["child"] for noise in (0, 0.02, 0.2)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["k5f8p1-k3f16p0", "c3x5f24s2x3-c1x3f36s1x2i1-c3x3f24i1.2-c3x1f24"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 24)])
+def test_an_exported_network_gives_the_same_logits(text, shape, tmp_path):
+    """In a process that has torch alone, for any number of images."""
+    torch.manual_seed(0)
+    child = Child(parse_architecture(text), shape, 7)
+    for norm in child.norms:
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.running_mean)
+    saved = {"architecture": text, "image_shape": shape, "num_classes": 7, "state_dict": child.state_dict()}
+    (tmp_path / "best_child.pt2").write_bytes(evaluation.exported(utils.as_bytes(saved)))
+    pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    torch.save(pixels, tmp_path / "pixels.pt")
+    program = """
+import torch
+network = torch.export.load("best_child.pt2").module()
+pixels = torch.load("pixels.pt")
+torch.save([network(pixels[:n]) for n in (1, 2, 5)], "logits.pt")
+"""
+    subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, timeout=300)
+    with torch.no_grad():
+        for logits in torch.load(tmp_path / "logits.pt"):
+            torch.testing.assert_close(logits, child.eval()(normalize(pixels[: len(logits)])))
