@@ -248,8 +248,7 @@ def search_config(args: argparse.Namespace, data: Data, recipe: Recipe, device: 
             "num_finalists", "architecture", "eval_epochs", "num_seeds", "references", "paper")  # fmt: skip
     settings = {name: value for name, value in flags.items() if name not in free}
     settings |= {"dataset": datasets.short_name(args.dataset), "recipe": asdict(recipe), "device": device}
-    if args.dataset not in datasets.BUILT_IN:
-        settings["images"] = datasets.fingerprint(data)
+    settings["images"] = None if args.dataset in datasets.BUILT_IN else datasets.fingerprint(data)
     return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
 
 
@@ -323,7 +322,8 @@ def save_search(
 def smallest(rows: Collection[dict], noise: float) -> dict:
     """The child with the fewest parameters whose accuracy is at most `noise` below the best."""
     floor = max(row["val_accuracy"] for row in rows) - noise
-    return min((row for row in rows if row["val_accuracy"] >= floor), key=lambda row: (row["parameters"], row["child"]))
+    good = (row for row in rows if row["val_accuracy"] >= floor)
+    return min(good, key=lambda row: ("error" in row, row["parameters"], row["child"]))
 
 
 def report(
