@@ -25,8 +25,7 @@ Actions = tuple[int, ...]
 
 class Batch(NamedTuple):
     samples: list[Actions]  # m, duplicates included
-    new: list[Actions]  # those that had not been sampled before and are to be evaluated, each once
-    refused: list[Actions]  # those that are not allowed
+    new: list[Actions]  # those that had not been sampled before and are allowed, each once
 
 
 @dataclass(eq=False)
@@ -79,16 +78,18 @@ class PolicyGradient:
         known = torch.tensor(self.known[-self.replay :]) if exclude else None  # (k, T)
         with torch.no_grad():  # (m, T)
             actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps, known)
-        samples, new, refused = [], [], []
+        samples, new = [], []
         for sequence, then in zip(map(tuple, actions.tolist()), log_prob.sum(1).tolist(), strict=True):
             samples.append(sequence)
             if sequence not in self.sampled:
                 self.sampled[sequence] = then
-                (new if self.allowed is None or self.allowed(sequence) else refused).append(sequence)
-                self.refused.update(refused)
+                if self.allowed is None or self.allowed(sequence):
+                    new.append(sequence)
+                else:
+                    self.refused.add(sequence)
             if self.children == num_children:
                 break
-        self.out.append(Batch(samples, new, refused))
+        self.out.append(Batch(samples, new))
         self.batches += 1
         self.batches_without_new = 0 if new else self.batches_without_new + 1
         return new
@@ -102,9 +103,9 @@ class PolicyGradient:
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):
             raise ValueError(f"rewards must be numbers, or -inf for what failed, not {rewards}")
-        samples, new, refused = self.out.popleft()
+        samples, new = self.out.popleft()
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
-        self.reward_of.update(dict.fromkeys(refused, -math.inf))
+        self.reward_of.update(dict.fromkeys((s for s in samples if s in self.refused), -math.inf))
         return self.update(samples)
 
     def done(self, num_children: int) -> bool:

@@ -363,7 +363,7 @@ def report(
         print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
     used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
     print(f"time                {utils.duration(wall)}; {used}")
-    print(f"files               {args.run_dir}/ (search.png; tensorboard --logdir {args.run_dir})")
+    print(f"files               {args.run_dir}/ (search.png, front.png; tensorboard --logdir {args.run_dir})")
     usual = {"dataset": "MNIST", "data_dir": Path("data"), "image_size": None, "child_recipe": "fast"}
     usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
     flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]

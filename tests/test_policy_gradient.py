@@ -148,7 +148,7 @@ def tell(search: PolicyGradient, actions: torch.Tensor, rewards: list[float]) ->
     new = [sequence for sequence in dict.fromkeys(samples) if sequence not in search.sampled]
     log_prob = search.controller(actions).log_prob.sum(1).tolist()
     search.sampled |= {sequence: log_prob[samples.index(sequence)] for sequence in new}
-    search.out.append(Batch(samples, new, []))
+    search.out.append(Batch(samples, new))
     return search.tell(new, [rewards[samples.index(sequence)] for sequence in new])
 
 
@@ -222,7 +222,7 @@ def test_updates_are_those_of_the_formulas(settings):
                 actions, log_prob, _ = expected(None, m, generator, known=known)
             samples = list(map(tuple, actions.tolist()))
             new = [s for s in dict.fromkeys(samples) if s not in then]
-            assert search.ask() == new and search.out[-1] == (samples, new, [])
+            assert search.ask() == new and search.out[-1] == (samples, new)
             then |= {s: log_prob[samples.index(s)].sum().item() for s in new}
             assert search.sampled == pytest.approx(then, abs=1e-12) and list(search.sampled) == list(then)
             out.append((samples, new))
@@ -422,7 +422,7 @@ def test_a_batch_is_cut_where_the_budget_is_spent():
     batch = whole.ask(num_children=5)
     assert len(batch) == 5 and cut.ask(num_children=3) == batch[:3]
     assert cut.sampled == {actions: whole.sampled[actions] for actions in batch[:3]}
-    assert cut.out == deque([(batch[:3], batch[:3], [])])
+    assert cut.out == deque([(batch[:3], batch[:3])])
     assert cut.done(3) and not cut.done(4)
     metrics = cut.tell(batch[:3], [0.1, 0.2, 0.3])
     assert metrics["samples"] == 3 and cut.batches == 1
