@@ -161,6 +161,7 @@ def exported(saved: bytes) -> bytes:
     found = torch.load(io.BytesIO(saved), weights_only=True)
     child = Child(parse_architecture(found["architecture"]), found["image_shape"], found["num_classes"])
     child.load_state_dict(found["state_dict"])
+    child.to(memory_format=torch.contiguous_format)  # or torch.export.save warns
     pixels = torch.zeros(2, *found["image_shape"], dtype=torch.uint8)
     shapes = {"pixels": {0: torch.export.Dim("images", min=1)}}
     buffer = io.BytesIO()
