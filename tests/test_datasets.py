@@ -286,3 +286,15 @@ def test_search_and_evaluation_share_no_test_image(tmp_path):
     searched = {image.numpy().tobytes() for image in (*search.train.pixels, *search.held_out.pixels)}
     trained, tested = ({image.numpy().tobytes() for image in part.pixels} for part in (final.train, final.held_out))
     assert searched == trained and not trained & tested and len(tested) == 20 and len(search.held_out.labels) == 8
+
+
+def test_a_photo_is_turned_upright(tmp_path):
+    """As its EXIF orientation says: 6 is a quarter turn clockwise, and the left half comes to the top."""
+    root = write_folder(tmp_path / "photos", n=3)
+    photo, exif = picture((0, 0, 0)), Image.Exif()
+    photo.paste((255, 255, 255), (0, 0, 20, 40))
+    exif[0x0112] = 6
+    photo.save(root / "red" / "photo.png", exif=exif)
+    everything = torch.cat([part.pixels for part in load(root)[:3]])
+    (upright,) = (pixels for pixels in everything if pixels.max() == 255 and pixels.min() == 0)
+    assert upright[:, :20].min() == 255 and upright[:, 20:].max() == 0
