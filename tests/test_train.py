@@ -114,15 +114,6 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     assert "best: ((1, 2," in result.stdout  # the last block's search finds lr 0.01 and depth 3
 
 
-def test_a_deep_architecture_has_a_file_name(tmp_path):
-    text = "c1x1f24s3x3-" + "-".join(f"c1x1f24i{'.'.join(str(j) for j in range(1, i))}" for i in range(2, 15))
-    flags = ["--architecture", text, "--train_images", "64", "--eval_epochs", "1", "--num_seeds", "1"]
-    result = command("--mode", "evaluate", *flags, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    (file,) = (tmp_path / "runs/mnist").glob("evaluation-*.json")
-    assert len(text) > 255 and json.loads(file.read_text())["architecture"] == text
-
-
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
     for workers in ("1", "2"):
         result = command("--run_dir", workers, "--workers", workers, "--seed", "3", *SMALL, cwd=tmp_path)

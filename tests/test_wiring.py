@@ -136,6 +136,13 @@ def test_a_final_training_uses_all_training_images_and_is_measured_on_the_test_i
     assert result["train_images"] == 60_000 and "n = 3" in capsys.readouterr().out
 
 
+def test_a_deep_architecture_has_a_file_name(trainings):
+    text = "c1x1f24s3x3-" + "-".join(f"c1x1f24i{'.'.join(str(j) for j in range(1, i))}" for i in range(2, 15))
+    train.main(["--mode", "evaluate", "--architecture", text, "--num_seeds", "1", "--run_dir", "run"])
+    (file,) = Path("run").glob("evaluation-*.json")
+    assert len(text) > 255 and json.loads(file.read_text())["architecture"] == text
+
+
 def test_train_images_are_the_first_ones_and_more_than_there_are_is_refused(trainings, capsys):
     train.main(["--num_children", "1", "--train_images", "500", "--run_dir", "run"])
     assert len(trainings[0]["data"].train.labels) == 500 and len(trainings[0]["data"].held_out.labels) == 5000
@@ -488,7 +495,7 @@ def test_networks_above_the_limits_are_not_trained(trainings, capsys):
 
 def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
     with pytest.raises(SystemExit) as stopped:
-        train.main(["--num_children", "10", "--max_parameters", "100"])
+        train.main(["--num_layers", "1", "--max_parameters", "100"])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.strip().count("\n") == 1 and not trainings  # the bar's line, and this one
     assert "within the limits, the smallest have" in error and "raise --max_parameters" in error
