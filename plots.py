@@ -22,7 +22,8 @@ def plot_search(
     were sampled then.
     """
     height = min(1.7 * tokens[-1][0], 16)  # inches, for all layers
-    figure = Figure(figsize=(9, 3.6 + height), layout="constrained")
+    width = max(9, 1.9 * len(columns_of(tokens)))
+    figure = Figure(figsize=(width, 3.6 + height), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
     draw_accuracies(top, rows, policy)
@@ -47,9 +48,14 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], policy: Sequence) -
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, frameon=False)
 
 
+def columns_of(tokens: Sequence[tuple]) -> list[str]:
+    """The decisions that a layer consists of; all its inputs are one."""
+    return list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))
+
+
 def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequence) -> None:
     """A cell for each layer and decision: the share of each choice over the updates."""
-    columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # all inputs of a layer share a cell
+    columns = columns_of(tokens)
     cells = figure.subplots(tokens[-1][0], len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
     for t, (layer, name, choices) in enumerate(tokens):  # fewer are sampled before the depth has grown

@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 import train
 from evaluation import choose_architecture
@@ -112,6 +115,57 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "best: ((1, 2," in result.stdout  # the last block's search finds lr 0.01 and depth 3
+
+
+def draw_shapes(root: Path, n: int) -> None:
+    """Colour pictures of 40 x 40 pixels: a circle, a square or a triangle somewhere on noise, `n` of each."""
+    draws = {
+        "circle": lambda draw, x, y, r, fill: draw.ellipse((x - r, y - r, x + r, y + r), fill),
+        "square": lambda draw, x, y, r, fill: draw.rectangle((x - r, y - r, x + r, y + r), fill),
+        "triangle": lambda draw, x, y, r, fill: draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill),
+    }
+    rng = np.random.default_rng(0)
+    for name, draw in draws.items():
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            image = Image.fromarray(rng.integers(0, 120, (40, 40, 3), dtype=np.uint8))
+            x, y, r = map(int, rng.integers((12, 12, 7), (28, 28, 11)))
+            draw(ImageDraw.Draw(image), x, y, r, tuple(map(int, rng.integers(100, 256, 3))))
+            image.save(root / name / f"{i}.png")
+
+
+def test_own_pictures_end_to_end(tmp_path):
+    draw_shapes(tmp_path / "my shapes", n=100)
+    searched = command("--dataset", "my shapes", "--num_children", "2", cwd=tmp_path)
+    assert searched.returncode == 0, searched.stderr
+    assert "3 classes, images of 3 x 40 x 40, 216 to train on, 24 for validation, 60 for the test" in searched.stdout
+    run_dir = tmp_path / "runs" / "my shapes"
+    accuracies = [row["val_accuracy"] for row in rows_without_seconds(run_dir)]
+    assert min(accuracies) > 0.5  # chance is a third
+    suggested = shlex.split(searched.stdout.split("evaluate it with")[1])[2:]
+    evaluated = command(*suggested, "--num_seeds", "1", cwd=tmp_path)
+    assert evaluated.returncode == 0 and "top5" not in evaluated.stdout, evaluated.stderr
+    evaluation = json.loads((run_dir / "evaluation.json").read_text())
+    assert evaluation["top1_mean"] >= sum(accuracies) / 2  # longer trained than in the search, on more images
+
+    program = """import sys, numpy, torch
+network = torch.export.load(sys.argv[1]).module()
+from PIL import Image
+pixels = numpy.stack([numpy.asarray(Image.open(file)) for file in sys.argv[2:]])  # (N, H, W, C)
+print(network(torch.from_numpy(pixels).permute(0, 3, 1, 2)).argmax(1).tolist())"""
+    files = [f"my shapes/{name}/{i}.png" for name in ("circle", "square", "triangle") for i in range(3)]
+    flags = [
+        sys.executable,
+        "-I",
+        "-c",
+        program,
+        str(run_dir / "best_child.pt2"),
+        *files,
+    ]  # nothing but installed packages
+    result = subprocess.run(flags, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    right = [a == b for a, b in zip(json.loads(result.stdout), [0] * 3 + [1] * 3 + [2] * 3, strict=True)]
+    assert sum(right) >= 7
 
 
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
