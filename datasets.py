@@ -4,6 +4,7 @@ data = search_data("MNIST", Path("data"))     # what a search sees: data.train, 
 data = search_data("pictures", Path("data"))  # a folder of pictures, one folder for each class; or an .npz file
 """
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -115,7 +116,11 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, int]:
     try:
         dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # what is not there yet
     except (RuntimeError, ValueError, EOFError, OSError) as error:
-        reason, what = (str(error).splitlines() or [type(error).__name__])[0], ", ".join(files)
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason, what = " ".join(dict.fromkeys((lines[0], lines[-1]))), ", ".join(files)
+        for made in (folder, folder.parent) if folder != Path(data_dir) else ():
+            with contextlib.suppress(OSError):  # not empty
+                made.rmdir()
         raise InputError(f"{name} can't be read or downloaded ({reason}): put {what} into {folder}/") from None
     pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
@@ -135,7 +140,7 @@ def unpack(folder: Path, checked: bool) -> None:
                 if checked and hashlib.md5(content).hexdigest() != md5:
                     raise ValueError("MD5 is wrong")
             except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise InputError(f"{packed} is damaged ({error}): replace it with the original file") from None
+                raise InputError(f"{packed} is damaged ({error}): replace it with an undamaged copy") from None
             write_atomically(target, content)
 
 

@@ -63,17 +63,17 @@ def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequen
         if first is None or (name.startswith("input ") and name != "input 1"):
             continue  # drawn with input 1
         cell, shown = cells[layer - 1, columns.index(name.split()[0])], preferences[first:]
-        cell.set(xlim=(0, last), ylim=(0, 1))
+        cell.set(xlim=(0, last), ylim=(0, 100))
         if name == "input 1":  # a stripe for each earlier layer, the brighter the more often it is an input
             stripes = np.array([[share[1] for share in shares[t : t + layer - 1]] for shares in shown]).T
-            where = {"origin": "lower", "extent": (first, last, 0, 1), "aspect": "auto"}
+            where = {"origin": "lower", "extent": (first, last, 0, 100), "aspect": "auto"}
             cell.imshow(stripes, cmap="gray", vmin=0, vmax=1, **where)
             cell.set(xlim=(0, last))
             for j in range(1, layer, 1 + layer // 8):  # not more labels than there is room for
                 label = {"ha": "right", "va": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
-                cell.text(0.97 * last, (j - 0.5) / (layer - 1), j, fontsize="small", **label)
+                cell.text(0.97 * last, 100 * (j - 0.5) / (layer - 1), j, fontsize="small", **label)
         else:
-            bands = np.array([shares[t] for shares in shown]).T  # (choices, updates)
+            bands = 100 * np.array([shares[t] for shares in shown]).T  # (choices, updates)
             colors = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.9, len(choices)))
             cell.stackplot(range(first, first + len(shown)), bands, colors=colors, labels=choices)
             if cell is cells[0, columns.index(name.split()[0])]:  # all layers have the same choices
@@ -87,7 +87,7 @@ def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequen
         cell.label_outer()
     stripes = " (input: a stripe for each earlier layer, white where all networks have that input)"
     figure.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
-    figure.supylabel("share in the policy", fontsize="medium")
+    figure.supylabel("share in the policy, %", fontsize="medium")
 
 
 def plot_front(path: Path, rows: Sequence[dict], noise: float, title: str) -> None:

@@ -434,56 +434,79 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     switch = {"type": boolean, "nargs": "?", "const": True, "default": False}
     # fmt: off
     add = parser.add_argument_group("what to do").add_argument
-    add("--mode", choices=("generate", "evaluate"), default="generate", help="search, or retrain and test the best")
-    add("--dataset", type=dataset, default="MNIST", help=f"{', '.join(datasets.BUILT_IN)}, or the path of your own "
-        "images: a folder with a folder of pictures for each class, or an .npz file")
-    add("--image_size", type=size, metavar="PIXELS", help=f"resize your own images to a square (default: as they are; "
-        f"{datasets.IMAGE_SIZE}, if they differ or are larger than {datasets.LARGE})")
-    add("--data_dir", type=Path, default="data", help="the data sets, in torchvision's layout")
-    add("--run_dir", type=Path, help="a search's files (default: runs/<dataset>, or runs/<dataset>-random)")
+    add("--mode", choices=("generate", "evaluate"), default="generate",
+        help="generate: search; evaluate: train the best network on all images, and test it")
+    add("--dataset", type=dataset, default="MNIST",
+        help=f"{', '.join(datasets.BUILT_IN)}, or the path of your own images: a folder with a folder of pictures "
+        "for each class, or an .npz file")
+    add("--image_size", type=size, metavar="PIXELS",
+        help=f"resize your own images to a square (default: as they are; {datasets.IMAGE_SIZE}, if they differ or are "
+        f"larger than {datasets.LARGE})")
+    add("--data_dir", type=Path, default="data", help="where the built-in data sets are, or are downloaded to")
+    add("--run_dir", type=Path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
-    add("--workers", type=size, help="networks trained at once; changes no result (default: one a core, 2 with CUDA)")
+    add("--workers", type=size,
+        help="processes that train networks; changes no result (default: one a core, 2 with CUDA)")
     add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local (--workers CPUs)")
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
-    add("--seed", type=number(int, 0), default=0, help="of the controller, the sampling and all children")
+    add("--seed", type=number(int, 0), default=0, help="random seed of the whole run: compare several")
 
     add = parser.add_argument_group("search").add_argument
-    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random learns nothing: a control")
-    add("--space", choices=("small", "paper"), default="small", help="small: 729 networks; paper: §3.3, §4.1")
-    add("--strides", **switch, help="predict strides too (space: paper)")
+    add("--strategy", choices=("reinforce", "random"), default="reinforce",
+        help="random: uniform random search, to compare with")
+    add("--space", choices=("small", "paper"), default="small",
+        help="small: square filters, 729 networks of 2 layers; paper: rectangular filters and skip connections "
+        "(§3.3, §4.1)")
+    add("--strides", **switch, help="--space paper: choose the strides of each layer, too")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
-    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
+    add("--layers_step", type=number(int, 0, 100), default=0,
+        help="grow: add so many layers every --layers_every children (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
-    add("--num_children", type=count, default=80, help="budget: distinct children to train")
-    add("--max_parameters", type=count, help="never train a network with more; it costs no budget (default: no limit)")
-    add("--max_flops", type=count, help="the same for the FLOPs of an image's forward pass (default: no limit)")
-    add("--num_finalists", type=number(int, 0), default=20, help="best children, trained once more; a tenth at most")
-    add("--children_per_update", type=count, default=2, help="samples, duplicates included (paper: 8)")
-    add("--update_lag", type=number(int, 0), default=4, help="updates a sample may be behind: no waiting workers")
+    add("--num_children", type=count, default=80, help="budget: distinct networks to train")
+    add("--max_parameters", type=count, help="skip larger networks, at no cost of the budget (default: no limit)")
+    add("--max_flops", type=count, help="the same for the floating-point operations of one image (default: no limit)")
+    add("--num_finalists", type=number(int, 0), default=20,
+        help="train the best ones once more before choosing: one accuracy is noisy (at most a tenth of the children)")
+    add("--children_per_update", type=count, default=2,
+        help="networks sampled for each update; more: steadier updates, but fewer (paper: 8)")
+    add("--update_lag", type=number(int, 0), default=4,
+        help="keep so many more batches in training: more workers stay busy, but networks are sampled from an older "
+        "policy")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
-    add("--paper", **switch, help="the paper's settings instead of the defaults, no lag, no finalists (see README)")
+    add("--paper", **switch,
+        help="the paper's settings of this group, no lag, no finalists; for thousands of children (docs/method.md)")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers (paper: 2)")
-    add("--controller_lr", type=number(float, 0), default=0.02, help="Adam's; falls with --replay (paper: 0.0006)")
-    add("--entropy_weight", type=number(float, 0), default=0.22, help="bonus per nat; more explores more (paper: 0)")
-    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="0: only the last batch; near 1: long memory")
-    add("--reward_exponent", type=positive, default=1.0, help="reward = accuracy to this power (paper: 3)")
-    add("--replay", type=number(int, 0), default=1000, help="children learned from again, the latest (paper: 0)")
-    add("--reward_scale", choices=("rank", "none"), default="rank", help="rank among the rewards so far (paper: none)")
+    add("--controller_lr", type=number(float, 0), default=0.02,
+        help="Adam's learning rate: how far an update moves the policy (falls with --replay; paper: 0.0006)")
+    add("--entropy_weight", type=number(float, 0), default=0.22,
+        help="exploration bonus for each nat of the policy's entropy; more explores more (paper: 0)")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.5,
+        help="of the moving average of rewards; 0: only the last batch; near 1: long memory")
+    add("--reward_exponent", type=positive, default=1.0,
+        help="reward = accuracy to this power; for --reward_scale none (paper: 3)")
+    add("--replay", type=number(int, 0), default=1000,
+        help="the latest so many children are learned from in every update; 0: only the batch (paper: 0)")
+    add("--reward_scale", choices=("rank", "none"), default="rank",
+        help="learn from the rank among the rewards so far, or from the reward itself (paper: none)")
 
     add = parser.add_argument_group("children").add_argument
-    add("--child_recipe", choices=("fast", "paper"), default="fast", help="paper: SGD, crops, flips; for evaluate too")
-    add("--child_epochs", type=positive, help=f"passes over the training images (default: {Recipe.epochs}, of your own "
-        f"at least {LEAST_STEPS} steps of {Recipe.batch_size} images; paper: 50)")
-    add("--child_timeout", type=positive, help="seconds; a child that takes longer gets reward 0 (default: no limit)")
+    add("--child_recipe", choices=("fast", "paper"), default="fast",
+        help="how networks are trained, in evaluate too; paper: SGD for 50 epochs with crops and flips")
+    add("--child_epochs", type=positive,
+        help=f"passes over the training images (default: {Recipe.epochs}, of your own at least {LEAST_STEPS} steps of "
+        f"{Recipe.batch_size} images; paper: 50)")
+    add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
 
     add = parser.add_argument_group("evaluate").add_argument
-    add("--architecture", type=architecture, help="such as k5f16p0-k5f32p1 (default: the best of the search)")
+    add("--architecture", type=architecture,
+        help="train this network, such as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive, help=f"passes over the images (default: {EVALUATION.epochs:g}, paper: 50)")
-    add("--num_seeds", type=count, default=4, help="trainings to average over")
-    add("--references", **switch, help="train networks too that nobody searched for: was searching worth it?")
+    add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
+    add("--references", **switch,
+        help="also train networks that nobody searched for: LeNet-5's layers, the largest, ten random ones")
     # fmt: on
     args = parser.parse_args(arguments)
     if args.paper:  # flags that are given win

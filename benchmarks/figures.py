@@ -1,7 +1,8 @@
-"""Figures of README from the files in results/ (drawn by `python -m benchmarks.readme`)."""
+"""Figures of README and docs/ from the files in results/ (drawn by `python -m benchmarks.readme`)."""
 
 import csv
 import json
+from collections.abc import Sequence
 
 import matplotlib
 
@@ -12,47 +13,104 @@ import numpy as np
 from benchmarks.common import RESULTS
 from benchmarks.search_quality import TOP
 
-METHODS = {  # of search_quality.py: label, colour
-    "controller": ("controller", "tab:blue"),
-    "paper's controller": ("paper's settings", "tab:cyan"),
-    "regularised evolution, 10 under way": ("regularised evolution, 10 under way", "tab:green"),
-    "TPE, 10 under way": ("TPE, 10 under way", "tab:orange"),
-    "random search": ("random search", "0.5"),
+METHODS = {  # of search_quality.py: colour
+    "controller": "tab:blue",
+    "paper's controller": "tab:cyan",
+    "regularised evolution, 10 under way": "tab:green",
+    "TPE, 10 under way": "tab:orange",
+    "random search": "0.5",
 }
+OUTSIDE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.08), "ncols": 3, "fontsize": "small", "frameon": False}
 
 
-def band(axes: plt.Axes, x: list, mean: list, ci: list, scale: float = 100, **style) -> None:
-    """A line with its 95 % interval."""
-    mean, ci = scale * np.array(mean), scale * np.array(ci)
+def band(axes: plt.Axes, x: list, mean: list, ci: list, **style) -> None:
+    """A line of fractions in %, with its 95 % interval."""
+    mean, ci = 100 * np.array(mean), 100 * np.array(ci)
     (line,) = axes.plot(x, mean, **style)
     axes.fill_between(x, mean - ci, mean + ci, color=line.get_color(), alpha=0.2, lw=0)
 
 
-def search_quality(name: str, title: str) -> None:
-    """Left: what each method would hand over. Right: the controller's lead over random search (paper, Figure 6)."""
-    result = json.loads((RESULTS / f"search_quality_{name}.json").read_text())
-    grid, methods = result["grid"], result["methods"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for method, (label, colour) in METHODS.items():
-        curves = methods[method]["curves"]
-        band(left, grid, curves["truth"], curves["truth_ci"], color=colour, label=label)
-    bound = methods["everything"]["budgets"]["200"]["found"]["truth"]
-    left.axhline(100 * bound, color="k", ls=":", lw=1, label="all networks trained once")
-    low = 100 * methods["random search"]["curves"]["truth"][1]
-    left.set(xlabel="children trained", ylabel="true accuracy of the best observed, %", ylim=(low, None), title=title)
-    left.legend(fontsize="small", loc="lower right")
-    curves = methods["controller"]["curves"]
-    for k, colour in zip(TOP, ("tab:blue", "tab:purple", "tab:red"), strict=True):
-        label = f"top {k}" if k > 1 else "top 1"
-        band(right, grid, curves[f"top{k}_above_random"], curves[f"top{k}_above_random_ci"], color=colour, label=label)
-    right.axhline(0, color="0.5", lw=1)
-    right.set(xlabel="children trained", ylabel="mean reward of the top k,\npoints above random search",
-              title="controller minus random search")  # fmt: skip
-    right.legend(fontsize="small", title="mean of the")
-    figure.suptitle(
-        f"means of {methods['controller']['budgets']['200']['found']['n']} searches, 95 % intervals", fontsize="medium"
+def draw_methods(axes: plt.Axes, result: dict, shown: Sequence[str]) -> None:
+    """What each method hands over, after so many trainings."""
+    for method in shown:
+        curves = result["methods"][method]["curves"]
+        label = method.replace("paper's controller", "controller, paper's settings")
+        band(axes, result["grid"], curves["truth"], curves["truth_ci"], color=METHODS[method], label=label)
+    low = 100 * result["methods"]["random search"]["curves"]["truth"][1]
+    axes.set(xlabel="networks trained", ylabel="true accuracy of the pick, %", ylim=(low, None))
+    axes.grid(alpha=0.3)
+
+
+def first_page() -> None:
+    """The controller and its main rivals on NAS-Bench-Macro, each line with its name."""
+    result = json.loads((RESULTS / "search_quality_nasbench_macro.json").read_text())
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    draw_methods(axes, result, [method for method in METHODS if method != "paper's controller"])
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        handles, [label.split(",")[0] for label in labels], **OUTSIDE | {"bbox_to_anchor": (0.5, 1), "ncols": 4}
     )
+    axes.set_ylim(91.8, None)
+    figure.savefig(RESULTS / "nasbench_macro.png", dpi=120)
+    plt.close(figure)
+
+
+def search_quality(name: str) -> None:
+    """Left: what each method hands over. Right: the controller's lead over random search (paper, Figure 6)."""
+    result = json.loads((RESULTS / f"search_quality_{name}.json").read_text())
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    draw_methods(left, result, list(METHODS))
+    bound = 100 * result["methods"]["everything"]["budgets"]["200"]["found"]["truth"]
+    left.axhline(bound, color="k", ls=":", lw=1, label="after training all networks once")
+    left.set_title("what is picked")
+    left.legend(**OUTSIDE | {"ncols": 2})
+    curves = result["methods"]["controller"]["curves"]
+    for k, colour in zip(TOP, ("tab:blue", "tab:purple", "tab:red"), strict=True):
+        ahead = curves[f"top{k}_above_random"], curves[f"top{k}_above_random_ci"]
+        band(right, result["grid"], *ahead, color=colour, label="the best" if k == 1 else f"mean of the best {k}")
+    right.axhline(0, color="0.5", lw=1)
+    right.set(xlabel="networks trained", ylabel="points above random search", title="rewards that were seen")
+    right.grid(alpha=0.3)
+    right.legend(**OUTSIDE)
     figure.savefig(RESULTS / f"search_quality_{name}.png", dpi=120)
+    plt.close(figure)
+
+
+def reward_fidelity() -> None:
+    """The final test accuracy against the reward, the better half of the networks marked."""
+    rows = list(csv.DictReader((RESULTS / "reward_fidelity.csv").open()))
+    found = json.loads((RESULTS / "reward_fidelity.json").read_text())
+    rows.sort(key=lambda row: -float(row["val_mean"]))
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    for half, colour, label in zip(halves, ("tab:orange", "tab:blue"), ("better half", "other half"), strict=True):
+        points = [(100 * float(row["val_mean"]), 100 * float(row["final_0"])) for row in half]
+        axes.plot(*zip(*points, strict=True), "o", ms=5, color=colour, label=label)
+    title = "rank correlation {:.2f}, in the better half {:.2f}"
+    axes.set_title(
+        title.format(*(found[f"rank_correlation_{of}"] for of in ("of_the_mean_of_three", "in_the_better_half")))
+    )
+    axes.set(xlabel="validation accuracy in the search, mean of three, %", ylabel="final test accuracy, %")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(RESULTS / "reward_fidelity.png", dpi=120)
+    plt.close(figure)
+
+
+def scaling() -> None:
+    """Share of worker time used against the number of workers."""
+    result = json.loads((RESULTS / "scaling.json").read_text())
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    for (name, rows), style in zip(result["simulated"].items(), ("o-", "x:"), strict=True):
+        points = [(row["workers"], 100 * row["used_without_drain"]) for row in rows]
+        axes.plot(*zip(*points, strict=True), style, label=name.replace("samples under way", "children in training"))
+    workers = [row["workers"] for row in rows if row["workers"] != 800]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(workers, workers)
+    axes.set(xlabel="workers", ylabel="simulated: worker time used for training, %", ylim=(0, 104))
+    axes.legend(**OUTSIDE | {"bbox_to_anchor": (0.5, 1)})
+    axes.grid(alpha=0.3)
+    figure.savefig(RESULTS / "scaling.png", dpi=120)
     plt.close(figure)
 
 
@@ -87,12 +145,16 @@ def landscape() -> None:
     axes.set_yticks(range(len(layers)), layers, fontsize="small")
     axes.set(xlabel="second layer (kernel, filters, padding)", ylabel="first layer (kernel, filters, padding)")
     figure.colorbar(image, label="validation accuracy, mean of three trainings, %", extend="min", shrink=0.9)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    axes.set_title("What matters most is 32 filters in the second layer")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(RESULTS / "landscape.png", dpi=120)
     plt.close(figure)
 
 
 def main() -> None:
-    search_quality("mnist", "MNIST, 729 networks")
-    search_quality("nasbench_macro", "NAS-Bench-Macro, 6,561 networks")
+    first_page()
+    search_quality("mnist")
+    search_quality("nasbench_macro")
+    reward_fidelity()
+    scaling()
     landscape()

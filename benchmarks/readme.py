@@ -1,294 +1,146 @@
-"""Draw README's figures and fill its marked blocks, from the files in results/.
+"""Draw the figures of README and docs/, and fill their tables, from the files in results/.
 
 python -m benchmarks.readme              from results/
-python -m benchmarks.readme --collect    first copy the finished searches in runs/ to results/
+python -m benchmarks.readme --collect    first take from runs/ what results/ has of the same name
 """
 
 import argparse
-import csv
 import json
 import re
 import shutil
 import statistics
+from functools import partial
 
 from benchmarks import figures
-from benchmarks.common import CHILDREN_PER_UPDATE, PANEL, RESULTS, recommended_lag
-from utils import ROOT, duration
+from benchmarks.common import RESULTS
+from benchmarks.search_quality import CHANGES
+from utils import ROOT
 
-SEARCHES = {"mnist": "policy gradient (`generate`)", "mnist-random": "random search (`generate --strategy random`)"}
-PAPER_SPACE = {"policy gradient": "fashionmnist-paper", "random search": "fashionmnist-paper-random"}  # and more seeds
-SEEDS = {0: "", 1: "-seed1", 2: "-seed2"}
-FASHION = {
-    f"{name}{suffix}": f"paper's space, {method}, seed {seed}"
-    for method, name in PAPER_SPACE.items()
-    for seed, suffix in SEEDS.items()
-}
-FASHION["fashionmnist-original"] = "small space, policy gradient, seed 0"
-FILES = ("best.json", "best_child.pt", "children.jsonl", "config.json", "controller.pt", "evaluation.json",
-         "finalists.jsonl", "search.png", "best.png", "time.json")  # fmt: skip
-TABLES = {"mnist": "MNIST, validation", "nasbench_macro": "NAS-Bench-Macro (CIFAR-10), test"}
-
-
-def collect() -> None:
-    """Copy what the finished searches in runs/ left, without event files; pictures of the policy gradient's seed 0 only."""
-    for name in (*SEARCHES, *FASHION):
-        run = ROOT / "runs" / name
-        if (run / "best.json").exists():
-            (RESULTS / name).mkdir(parents=True, exist_ok=True)
-            left = () if name == "mnist" else (".pt", ".png") if "random" in name or "seed" in name else (".pt",)
-            for file in FILES:
-                if (run / file).exists() and not file.endswith(left):
-                    shutil.copy(run / file, RESULTS / name / file)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SEARCHES = {"policy gradient": "mnist", "random search": "mnist-random"}
+FASHION = {"paper's space, policy gradient": "fashionmnist-paper", "paper's space, random search":
+           "fashionmnist-paper-random", "small space, policy gradient": "fashionmnist-small"}  # fmt: skip
+SHORT = "controller", "random search", "regularised evolution, 10 under way", "TPE, 10 under way", "paper's controller"
 
 
 def read(*parts: str) -> dict:
     return json.loads(RESULTS.joinpath(*parts).read_text())
 
 
-def search_table(searches: dict[str, str], timed: bool) -> tuple[list[str], list[dict]]:
-    """The lines of a table of searches, and the evaluation of what each found."""
-    lines = [
-        "| search | best architecture | validation accuracy, two trainings | test top-1 | test top-5 | parameters "
-        "| children trained |" + " search time |" * timed,
-        "|---|---|---|---|---|---|---|" + "---|" * timed,
-    ]
-    evaluations = [read(name, "evaluation.json") for name in searches if (RESULTS / name / "evaluation.json").exists()]
-    evaluations = {evaluation["architecture"]: evaluation for evaluation in evaluations}
-    for name, label in searches.items():
-        best, time = read(name, "best.json"), read(name, "time.json")
-        evaluation = evaluations[best["architecture"]]
-        n = len(evaluation["top1"])
-        tests = [
-            f"{evaluation[f'{k}_mean']:.2%} ± {100 * evaluation[f'{k}_std']:.2f} (n = {n})" for k in ("top1", "top5")
-        ]
-        lines.append(
-            f"| {label} | `{best['architecture']}` | {best['val_accuracy']:.2%} | {' | '.join(tests)} "
-            f"| {best['parameters']:,} | {best['children']} |" + f" {duration(time['wall'])} |" * timed
-        )
-    return lines, [evaluations[read(name, "best.json")["architecture"]] for name in searches]
+def methods_of(name: str) -> dict:
+    return read(f"search_quality_{name}.json")["methods"]
 
 
-def results_block() -> str:
-    """The table of results: searches, and the speed of training beside the original loop."""
-    lines, found = search_table(SEARCHES, timed=True)
-    n, config = len(found[0]["top1"]), read("mnist", "config.json")
-    lead = found[0]["top1_mean"] - found[1]["top1_mean"]
-    ending = f"the network of the {'policy gradient' if lead >= 0 else 'random search'} is ahead by {abs(lead):.2%}"
-    if found[0] == found[1]:
-        ending = "both chose the same network, which was evaluated once"
-    machine, versions = config["machine"], config["versions"]
-    lines += [
-        "",
-        f"**One search each** (seed {config['settings']['seed']}), so the two rows are no comparison (here {ending}; the next table is one); mean ± standard deviation over {n} trainings of the "
-        f"network that the search chose. {machine['cores']} cores of an {machine['cpu']}, torch {versions['torch']}. For another task and budget: the "
-        "paper reports 3.65 % test error on CIFAR-10 after 12,800 children on 800 GPUs.",
-        "",
-        "![Reward of each child, and the policy over time](results/mnist/search.png)",
-        "",
-    ]
-    speed = read("child_speed.json")
-    small, large = (speed["where_time_goes"][text]["convolution"] for text in (PANEL[0], PANEL[-1]))
-    lines.append(
-        f"A child takes {3600 * speed['cores'] / speed['children_per_hour']:.1f} core-seconds on average over 12 architectures: "
-        f"{speed['children_per_hour']:,.0f} children an hour on {speed['cores']} cores, {speed['ratio']:.0f} times the original "
-        f"training loop's {speed['original_children_per_hour']:.1f}, with {speed['test_accuracy']:.2%} mean test accuracy where the "
-        f"original reaches {speed['original_test_accuracy']:.2%} ({len(speed['accuracy_architectures'])} architectures; "
-        f"n = {speed['seeds']} and 1 each). That is {speed['share_of_peak']:.0%} of the cores' float32 matrix-product peak, weighted by time; "
-        f"convolutions take {small:.0%} of the smallest network's time and {large:.0%} of the largest's, the rest is pooling, the linear "
-        "layers, and the cost of calling operations on small maps (`results/child_speed.json`, `results/recipe.md`)."
-    )
-    return "\n".join(lines)
+def table(header: list, rows: list[list]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (header, ["---"] * len(header), *rows))
 
 
-def with_interval(row: dict, key: str = "truth", sign: str = "") -> str:
-    """A mean of accuracies in %, or of their differences, with its 95 % interval."""
-    return f"{100 * row[key]:{sign}.3f} ± {100 * row[f'{key}_ci']:.3f}"
+def interval(row: dict, key: str = "truth", digits: int = 3) -> str:
+    """A mean of accuracies in %, and half of its 95 % interval."""
+    return f"{100 * row[key]:.{digits}f} ± {100 * row[f'{key}_ci']:.{digits}f}"
 
 
-def comparison_block() -> str:
-    """What each method hands over, on every table: the best observed, with finalists, and the controller's lead."""
-    lines = []
-    for name, label in TABLES.items():
-        result = read(f"search_quality_{name}.json")
-        methods, budgets = result["methods"], list(result["methods"]["controller"]["budgets"])
-        shown = [(b, "found") for b in budgets] + [(b, "finals") for b in budgets[-2:]]
-        titles = [b if kind == "found" else f"{b}, finalists among them" for b, kind in shown]
-        tested = name == "mnist"
-        lines += [f"| {label} | {' | '.join(titles)} |{' test, 100 with finalists |' * tested}"]
-        lines += ["|---" * (1 + len(titles) + tested) + "|"]
-        for method, values in methods.items():
-            cells = [with_interval(values["budgets"][b][kind]) for b, kind in shown]
-            cells += [with_interval(values["budgets"]["100"]["finals"], "test")] if tested else []
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-        lines += ["", f"| the controller's lead over | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
-        for method, values in methods.items():
-            if method not in ("controller", "everything"):
-                rows = [values["budgets"][b][kind] for b, kind in shown]
-                p = ["< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}" for row in rows]
-                leads = [with_interval(row, "controller_ahead", "+") for row in rows]
-                cells = [f"{lead} (p {value})" for lead, value in zip(leads, p, strict=True)]
-                lines.append(f"| {method} | {' | '.join(cells)} |")
-        lines += ["", "| the policy after | " + " | ".join(budgets) + " |", "|---" * (1 + len(budgets)) + "|"]
-        for method in ("controller", "controller without replay"):
-            for kind, words in (("samples", "mean of its samples"), ("modes", "its most frequent sample")):
-                rows = [methods[method]["budgets"][b][kind] for b in budgets]
-                lines.append(f"| {method}: {words} | {' | '.join(map(with_interval, rows))} |")
-        n = {method: values["budgets"][budgets[0]]["found"]["n"] for method, values in methods.items()}
-        fewer = "".join(f", {n[method]} of the {method}" for method in n if n[method] < max(n.values()))
-        best = 100 * result["truth"]["best"]
-        lines += ["", f"Accuracies in %, n = {max(n.values())} searches{fewer}; the best network has {best:.2f}.", ""]
-    return "\n".join(lines).rstrip()
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation of fractions, in %."""
+    return f"{100 * statistics.fmean(values):.2f}" + (f" ± {100 * statistics.stdev(values):.2f}" if values[1:] else "")
 
 
-def truth_block() -> str:
-    """The found network's true place, whether live searches equal their replay, and what a reward is worth."""
-    rows = list(csv.DictReader((RESULTS / "mnist_space.csv").open()))
-    rows.sort(key=lambda row: -float(row["val_mean"]))
-    found = read("mnist", "best.json")["architecture"]
-    place = [row["architecture"] for row in rows].index(found)
-    text = [
-        f"`{found}`, which the default search found, is number {place + 1} of the 729: {float(rows[place]['val_mean']):.2%} where the best, "
-        f"`{rows[0]['architecture']}`, has {float(rows[0]['val_mean']):.2%} (validation accuracy, mean of three trainings)."
-    ]
-    if (RESULTS / "live_check.json").exists():
-        live = read("live_check.json")["searches"]
-        same = [run["replay_is_the_same"] and run["replay_chooses"] == run["live_search_chose"] for run in live]
-        seeds, tried = ", ".join(str(run["seed"]) for run in live), sum(run["trained_again"] for run in live)
-        text.append(
-            f"Real searches with seeds {seeds} were replayed from their ledgers in one process: {sum(same)} of {len(same)} walk the same way "
-            f"and choose the same network. Of {tried} of their children that were trained again, {sum(run['equal'] for run in live)} have the same accuracy (`results/live_check.json`)."
-        )
-    f = read("reward_fidelity.json")
-    ci, v, n = f["rank_correlation_of_one_reward_ci"], f["reward_all_729"], f["final_seeds"]
-    text.append(
-        f"What is a reward worth? Over the 729 networks {v['share_of_variance']:.0%} of its variance is the architecture (standard deviation "
-        f"{100 * v['signal']:.2f} points) and the rest the noise of one training ({100 * v['noise']:.2f}). For {f['architectures']} networks spread over the "
-        f"ranks, trained as `--mode evaluate` does (n = {n} each), its rank correlation with the final test accuracy is "
-        f"{f['rank_correlation_of_one_reward'][0]:.2f} (95 % interval {ci[0]:.2f} to {ci[1]:.2f}), of the mean of three "
-        f"{f['rank_correlation_of_the_mean_of_three']:.2f}, among the better half {f['rank_correlation_in_the_better_half']:.2f}."
-    )
-    text.append("![Final test accuracy against reward](results/reward_fidelity.png)")
-    return "\n\n".join(text)
+def searches(kinds: dict[str, str]) -> str:
+    """Searches, a row for each kind; ± over searches, or of one search over the trainings of its network."""
+    rows = []
+    for label, name in kinds.items():
+        names = [name + seed for seed in ("", "-seed1", "-seed2") if (RESULTS / (name + seed)).exists()]
+        picks, tests = ([read(name, file) for name in names] for file in ("best.json", "evaluation.json"))
+        tested = [test["top1_mean"] for test in tests] if len(names) > 1 else tests[0]["top1"]
+        rows.append([label, len(names), spread([pick["val_accuracy"] for pick in picks]), spread(tested)])
+    return table(["", "searches", "validation accuracy of the pick", "its test accuracy"], rows)
 
 
-def cost_block() -> str:
-    """What the paper's search would cost."""
-    cost = read("paper_cost.json")
-    first, last = cost["depths"][0], cost["depths"][-1]
-    return (
-        f"It would cost {cost['flops']:.1e} floating-point operations: {cost['core_years']:,.0f} years on one core of this machine, or "
-        f"{cost['flops'] / 1e14 / 86400:,.0f} days on a GPU that keeps up 100 TFLOP/s. A random network takes {first['forward_flops'] / 1e9:.1f} GFLOP an image at "
-        f"{first['layers']} layers and {last['forward_flops'] / 1e9:.1f} at {last['layers']}; each child trains on 45,000 images for 50 epochs "
-        "(`python -m benchmarks.paper_cost`). **It has not been run here.**"
-    )
+def references() -> str:
+    """Networks that nobody searched for beside the found one."""
+    rows: dict[str, list] = {}
+    for name in ("mnist", "fashionmnist-small"):
+        found = read(name, "evaluation.json")
+        for row in ({"name": "found by the search"} | found, *found["references"]):
+            cells = rows.setdefault(row["name"], [f"{row['name']} (n = {len(row['top1'])})"])
+            cells += [spread(row["top1"]), f"{row['parameters']:,.0f}"]
+    return table(["", "MNIST, test", "parameters", "Fashion-MNIST, test", "parameters"], list(rows.values()))
 
 
-def fashion_block() -> str:
-    """The searches on Fashion-MNIST."""
-    lines, found = search_table(FASHION, timed=False)
-    config = read("fashionmnist-paper", "config.json")["flags"]
-    lines += [
-        "",
-        f"Children trained for {config['child_epochs']:g} epoch on {config['train_images']:,} images; test accuracies are means ± standard deviations over "
-        f"{len(found[0]['top1'])} trainings of `--mode evaluate` on all 60,000 images for {found[0]['recipe']['epochs']:g} epochs. Mean ± standard deviation over n = {len(SEEDS)} searches in the paper's space:",
-        "",
-        "| | validation accuracy of the best | its test top-1 | mean reward of the last 20 children |",
-        "|---|---|---|---|",
-    ]
-    for method, name in PAPER_SPACE.items():
-        columns = [[], [], []]
-        for suffix in SEEDS.values():
-            rows = map(json.loads, (RESULTS / f"{name}{suffix}" / "children.jsonl").read_text().splitlines())
-            rewards = [row["reward"] for row in sorted(rows, key=lambda row: row["child"])]
-            best = read(f"{name}{suffix}", "best.json")["val_accuracy"]
-            values = best, read(f"{name}{suffix}", "evaluation.json")["top1_mean"], statistics.fmean(rewards[-20:])
-            for column, value in zip(columns, values, strict=True):
-                column.append(value)
-        cells = [f"{statistics.fmean(column):.2%} ± {100 * statistics.stdev(column):.2f}" for column in columns]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "![The best network of the paper's space, seed 0](results/fashionmnist-paper/best.png)",
-            "",
-            "![Reward of each child, and the policy over time](results/fashionmnist-paper/search.png)",
-        ]
-    )
+def answer() -> str:
+    """The short comparison on the first page."""
+    columns = ("nasbench_macro", "truth"), ("mnist", "truth"), ("mnist", "test")
+    columns = [(methods_of(name), key) for name, key in columns]
+    rows = [[m, *(interval(methods[m]["budgets"]["100"]["finals"], key) for methods, key in columns)] for m in SHORT]
+    return table(["", "NAS-Bench-Macro, test", "MNIST, validation", "MNIST, test"], rows)
 
 
-def scaling_block() -> str:
-    """What a simulation says about many workers, what real runs say about it, and what staleness costs."""
-    result = read("scaling.json")
-    recommended, lag0 = (next(row for row in rows if row["workers"] == 800) for rows in result["simulated"].values())
-    rates, seconds = result["children_per_second"], result["mean_seconds"]
-    limits = ", ".join(
-        f"with {k} sample{'s' if k != '1' else ''} {v:.0%}"
-        for k, v in list(result["samples_under_way_for_each_of_800_workers"].items())[:-1]
-    )
-    checks = ", ".join(f"{c['difference']:+.1%} with {c['workers']}" for c in result["checks"])
-    lines = [
-        f"Simulated with the durations of the default search's children, 800 workers train {recommended['used_without_drain']:.1%} of their time with a lag of "
-        f"{recommended['update_lag']} ({recommended['used']:.1%} with the drain at the end of {result['children_per_worker']} children a worker), {lag0['used_without_drain']:.1%} with lag 0. "
-        f"What limits it is the number of *new* children under way for each worker, as the slowest child, {result['slowest_child']:.1f} times the mean, holds up the next update: {limits} of the time is used. The simulated time of real "
-        f"searches of {result['checks'][0]['children']} children differs from the measured one by {checks} workers. The process of the controller hands out and takes back {rates['local']:.0f} children a "
-        f"second, {rates['ray']:.0f} through Ray (children of zero length, 6 layers of the paper's space, `--replay 100`): with {seconds:.1f} s a child that feeds {rates['local'] * seconds:,.0f} and {rates['ray'] * seconds:,.0f} workers.",
-        "",
-        "![Worker time used](results/scaling.png)",
-        "",
-    ]
-    tables = [read(f"search_quality_nasbench_macro_{name}.json")["methods"] for name in ("workers", "800")]
-    columns = [(table, budget) for table in tables for budget in table["random search"]["budgets"]]
-    n = tables[0]["random search"]["budgets"][columns[0][1]]["found"]["n"]
-    lines += [
-        f"What staleness costs on NAS-Bench-Macro: true accuracy of the best observed with its 95 % interval, and mean of the children in the second half of the budget, %, n = {n} searches each.",
-        "",
-        "| for workers | samples under way | " + " | ".join(f"{budget} children" for _, budget in columns) + " |",
-        "|---" * (2 + len(columns)) + "|",
-    ]
-    for method in tables[0]:
-        words = method.split()
-        under_way = f"{CHILDREN_PER_UPDATE * (1 + recommended_lag(int(words[0]))):,}" if "workers" in method else ""
-        cells = []
-        for table, budget in columns:
-            found = table[method]["budgets"][budget]["found"] if method in table else None
-            late = table[method]["late"].get(budget) if method in table else None
-            cell = f"{100 * found['truth']:.2f} ± {100 * found['truth_ci']:.2f}" if found else ""
-            cells.append(cell + (f", {100 * late['truth']:.2f}" if late else ""))
-        lines.append(f"| {method.replace(' workers', '')} | {under_way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def comparison(name: str, lead: bool = False) -> str:
+    """What each method hands over on a table, or the controller's lead over it."""
+    methods = {method: m["budgets"] for method, m in methods_of(name).items() if method != "everything"}
+    budgets, tests = list(methods["controller"]), ["found", "finals"] if name == "mnist" and not lead else []
+    kinds = [(b, "found") for b in budgets] + [(b, "finals") for b in budgets[-2:]]
+    rows = [[method, *(row[b][kind] for b, kind in kinds)] for method, row in methods.items()]
+    if lead:
+        cell = "{:+.3f} (p {:.3f})"
+        rows = [[row[0], *(cell.format(100 * c["controller_ahead"], c["p"]) for c in row[1:])] for row in rows[1:]]
+    else:
+        rows = [[row[0], *map(interval, row[1:])] for row in rows]
+        for row in rows:
+            row += [interval(methods[row[0]]["100"][kind], "test") for kind in tests]
+    header = ["lead over" if lead else "trainings", *budgets, *(f"{b}, with finalists" for b in budgets[-2:])]
+    return table([*header, *(f"test, 100{end}" for end in ("", ", with finalists")[: len(tests)])], rows)
 
 
-def report_block() -> str:
-    """What the two commands print at their end."""
-    return "```\n" + (RESULTS / "mnist" / "report.txt").read_text().rstrip() + "\n```"
+def policy() -> str:
+    """What the controller's policy has learned."""
+    rows = []
+    for name, label in (("mnist", "MNIST"), ("nasbench_macro", "NAS-Bench-Macro")):
+        budgets = methods_of(name)["controller"]["budgets"]
+        for kind, words in (("samples", "mean of the samples"), ("modes", "most frequent sample")):
+            rows.append([f"{label}, {words}", *(interval(row[kind]) for row in budgets.values())])
+    return table(["trainings", *budgets], rows)
+
+
+def changes() -> str:
+    """True accuracy with each change to the paper's settings alone, and without it."""
+    both = [methods_of(name) | methods_of(f"{name}_changes") for name in ("mnist", "nasbench_macro")]
+    rows = [["random search"] * 3, ["none, all", "paper's controller", "controller"]]
+    rows += [[name, f"{name} alone", f"without {name}"] for name in CHANGES]
+    rows = [[name, *(interval(m[x]["budgets"]["100"]["found"]) for x in two for m in both)] for name, *two in rows]
+    return table(["change", "alone: MNIST", "NAS-Bench-Macro", "missing: MNIST", "NAS-Bench-Macro"], rows)
+
+
+def staleness(kind: str) -> str:
+    """What lags cost: the best network `found`, or the children of the second half of the budget, `late`."""
+    rows, methods = [], methods_of("nasbench_macro_workers")
+    for method, m in methods.items():
+        cells = m["late"] if kind == "late" else {b: row["found"] for b, row in m["budgets"].items()}
+        rows.append([method, *(interval(cell, digits=2) for cell in cells.values())])
+    return table(["lag for", *(f"{budget} children" for budget in m["budgets"])], rows)
+
+
+TABLES = {f.__name__: f for f in (references, answer, policy, changes)}
+TABLES |= {"searches": partial(searches, SEARCHES), "fashion": partial(searches, FASHION)}
+TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
+TABLES |= {name: partial(comparison, name) for name in ("mnist", "nasbench_macro")}
+TABLES |= {f"{name}_lead": partial(comparison, name, lead=True) for name in ("mnist", "nasbench_macro")}
 
 
 def render(text: str) -> str:
-    """README's text with its blocks filled."""
-    blocks = {
-        "results": results_block(),
-        "comparison": comparison_block(),
-        "truth": truth_block(),
-        "fashion": fashion_block(),
-        "cost": cost_block(),
-        "scaling": scaling_block(),
-        "report": report_block(),
-    }
-    for name, content in blocks.items():
-        block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
-        text, count = re.subn(
-            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
-        )
-        assert count == 1, f"README has no block {name}"
-    return text
+    """A page's text with its tables filled."""
+    block = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+    return block.sub(lambda m: f"<!-- table: {m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->", text)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collect", action="store_true", help="copy the searches in runs/ to results/ first")
+    parser.add_argument("--collect", action="store_true", help="take files of the searches in runs/ first")
     if parser.parse_args().collect:
-        collect()
+        for file in RESULTS.glob("*/*"):
+            if (ROOT / "runs" / file.parent.name / file.name).exists():
+                shutil.copy(ROOT / "runs" / file.parent.name / file.name, file)
     figures.main()
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    for page in PAGES:
+        page.write_text(render(page.read_text()))

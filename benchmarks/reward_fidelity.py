@@ -4,7 +4,7 @@
     python -m benchmarks.reward_fidelity --num_seeds 4
 
 Writes results/reward_fidelity.csv (accuracies as fractions, `final_s` is the test accuracy of training s of
-`--mode evaluate`), results/reward_fidelity.json (correlations) and results/reward_fidelity.png.
+`--mode evaluate`), and results/reward_fidelity.json (correlations).
 """
 
 import argparse
@@ -16,7 +16,6 @@ from concurrent.futures import as_completed
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -107,21 +106,6 @@ def summarize(rows: list[dict], num_seeds: int) -> dict:
     }
 
 
-def plot(rows: list[dict], num_seeds: int, summary: dict) -> None:
-    """The final test accuracy against one reward and against the mean of three."""
-    figure, cells = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
-    finals = 100 * np.array([np.mean([float(row[f"final_{s}"]) for s in range(num_seeds)]) for row in rows])
-    one = summary["rank_correlation_of_one_reward"]
-    titles = (f"one reward (rank correlation {one[0]:.2f})",
-              f"mean of three (rank correlation {summary['rank_correlation_of_the_mean_of_three']:.2f})")  # fmt: skip
-    for axes, column, title in zip(cells, ("val_0", "val_mean"), titles, strict=True):
-        axes.plot([100 * float(row[column]) for row in rows], finals, "o", ms=4, alpha=0.8)
-        axes.set(xlabel="validation accuracy in the search, %", title=title)
-        axes.grid(alpha=0.3)
-    cells[0].set_ylabel(f"final test accuracy, %  (n = {num_seeds})")
-    figure.savefig(RESULTS / "reward_fidelity.png", dpi=120)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_seeds", type=int, default=1)
@@ -135,7 +119,6 @@ def main() -> None:
     summary = summarize(rows, num_seeds)
     command = {"command": f"python -m benchmarks.reward_fidelity --num_seeds {num_seeds}"}
     write_json(RESULTS / "reward_fidelity.json", summary | command | environment())
-    plot(rows, num_seeds, summary)
     print(summary)
 
 

@@ -1,4 +1,4 @@
-"""How many workers can one search keep busy? results/scaling.json and results/scaling.png
+"""How many workers can one search keep busy? results/scaling.json
 
     python -m benchmarks.scaling                        simulation and picture, a minute
     python -m benchmarks.scaling --check RUN_DIR ...    real searches against their simulation, first
@@ -23,7 +23,6 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 import train
 from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, UNDER_WAY, recommended_lag
@@ -107,23 +106,6 @@ def throughput(flags: list[str], num_children: int) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def plot(result: dict) -> None:
-    """Share of worker time used against the number of workers."""
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    for (name, rows), style in zip(result["simulated"].items(), ("o-", "x:"), strict=True):
-        axes.plot(
-            [row["workers"] for row in rows], [100 * row["used_without_drain"] for row in rows], style, label=name
-        )
-    axes.axhline(95, color="0.6", lw=1)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(WORKERS, WORKERS)
-    axes.set(xlabel="workers", ylabel="worker time used for training, %", ylim=(0, 102))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
-    axes.grid(alpha=0.3)
-    figure.savefig(RESULTS / "scaling.png", dpi=120)
-    plt.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", nargs="*", type=Path, default=[], metavar="RUN_DIR")
@@ -165,7 +147,6 @@ def main() -> None:
     }
     command = "python -m benchmarks.scaling, --throughput and --check runs/workers-1 runs/workers-2 once before"
     write_json(FILE, result | {"command": command} | environment())
-    plot(result)
     print(json.dumps({k: v for k, v in result.items() if k not in ("simulated", "versions", "machine")}, indent=2))
     for name, rows in simulated.items():
         print(name)

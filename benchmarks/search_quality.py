@@ -307,6 +307,18 @@ METHODS |= {  # with lags that keep so many workers busy
     )
     for workers in (1, 8, 64, 800)
 }
+CHANGES = {  # what differs from the paper's settings: here, there
+    "network and learning rate": (
+        "--controller_layers 1 --hidden_size 64 --controller_lr 0.02",
+        "--controller_layers 2 --hidden_size 35 --controller_lr 0.0006",
+    ),
+    "ranks": ("--reward_scale rank", "--reward_scale none"),
+    "entropy bonus": ("--entropy_weight 0.22", "--entropy_weight 0"),
+    "replay": ("--replay 1000", "--replay 0"),
+    "batches of 2": ("--children_per_update 2", "--children_per_update 8"),
+}
+METHODS |= {f"{name} alone": (policy_gradient, {"flags": f"--paper {here}"}) for name, (here, _) in CHANGES.items()}
+METHODS |= {f"without {name}": (policy_gradient, {"flags": there}) for name, (_, there) in CHANGES.items()}
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
