@@ -39,13 +39,16 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], policy: Sequence) -
     running_mean = [accuracy[max(0, i + 1 - window) : i + 1].mean() for i in range(len(rows))]
     best = np.maximum.accumulate(accuracy)
     axes = figure.subplots()
+    low, high = shown_range(accuracy)
     axes.plot(children, accuracy, ".", color="0.6", label="child")
+    if below := [child for child, a in zip(children, accuracy, strict=True) if a < low]:
+        axes.plot(below, [low] * len(below), "v", color="0.6", clip_on=False, label="child below")
     axes.plot(children, running_mean, color="tab:blue", label=f"mean of {window} children")
     axes.plot([n for n, _ in policy], [100 * mean for _, mean in policy], color="tab:green", label="mean of the policy")
     axes.plot(children, best, color="tab:orange", drawstyle="steps-post", label="best so far")
-    axes.set_ylim(*shown_range(accuracy))
+    axes.set_ylim(low, high)
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=5, frameon=False)
 
 
 def columns_of(tokens: Sequence[tuple]) -> list[str]:
@@ -68,7 +71,7 @@ def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequen
             stripes = np.array([[share[1] for share in shares[t : t + layer - 1]] for shares in shown]).T
             where = {"origin": "lower", "extent": (first, last, 0, 100), "aspect": "auto"}
             cell.imshow(stripes, cmap="gray", vmin=0, vmax=1, **where)
-            cell.set(xlim=(0, last))
+            cell.set(xlim=(0, last), yticks=[])
             for j in range(1, layer, 1 + layer // 8):  # not more labels than there is room for
                 label = {"ha": "right", "va": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
                 cell.text(0.97 * last, 100 * (j - 0.5) / (layer - 1), j, fontsize="small", **label)
@@ -107,7 +110,7 @@ def plot_front(path: Path, rows: Sequence[dict], noise: float, title: str) -> No
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
     for some, style in (
-        (rows, {"ls": "", "color": "0.6"}),
+        (rows, {"ls": "", "color": "0.6", "label": "child"}),
         (front, {"color": "tab:orange", "drawstyle": "steps-post"}),
     ):
         points = [(row["parameters"], 100 * row["val_accuracy"]) for row in some]
@@ -135,14 +138,14 @@ def shown_range(accuracy: np.ndarray) -> tuple[float, float]:
 
 
 def plot_architecture(path: Path, architecture: Architecture, title: str) -> None:
-    """Draw a network: each layer's filter size and number of filters, and an arc for each skip connection."""
+    """Draw a network: each layer's filters, height x width, and an arrow for each input, coloured by its source."""
     labels = ["image"]
     for layer in architecture.layers:
         stride = layer.conv.get("stride", (1, 1))
         stride = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
-        labels.append("{} x {}\n{}{}".format(*layer.conv["kernel_size"], layer.filters, stride))
+        labels.append("{} x {}\n{} filters{}".format(*layer.conv["kernel_size"], layer.filters, stride))
     labels.append("classifier")
-    figure = Figure(figsize=(max(6, 1.1 * len(labels)), 3), layout="constrained")
+    figure = Figure(figsize=(max(7, 1.3 * len(labels)), 3), layout="constrained")
     axes = figure.subplots()
     style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": {"boxstyle": "round", "fc": "0.93"}}
     boxes = [axes.text(x, 0, label, **style) for x, label in enumerate(labels)]

@@ -1,4 +1,4 @@
-"""Neural architecture search with reinforcement learning (Zoph & Le, 2016, arXiv 1611.01578) on MNIST.
+"""Neural architecture search with reinforcement learning (Zoph & Le, 2016, arXiv 1611.01578).
 
 python train.py --mode generate                      search: about 10 minutes on two cores
 python train.py --mode evaluate --use_cuda True      retrain the best network and test it: about 5 minutes
@@ -316,7 +316,9 @@ def save_search(
     plots.plot_front(args.run_dir / "front.png", ordered, noise, title)
     if args.space == "paper":
         network = parse_architecture(best["architecture"])
-        plots.plot_architecture(args.run_dir / "best.png", network, f"the best network of the {title}")
+        plots.plot_architecture(
+            args.run_dir / "best.png", network, "the best network, each arrow in the colour of its source"
+        )
 
 
 def smallest(rows: Collection[dict], noise: float) -> dict:
@@ -339,7 +341,7 @@ def report(
     finalists = [row for row in ranking if "val_accuracies" in row]
     failed = sum("error" in row for row in rows.values()) + sum(len(row["val_accuracies"]) < 2 for row in finalists)
     wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-    trainings = rows | {row["child"]: row for row in ranking}  # a finalist's seconds are those of both its trainings
+    trainings = rows | {row["child"]: row for row in ranking}  # of a finalist both: their mean, and all their seconds
     busy, overhead = sum(row["seconds"] for row in trainings.values()) / (slots or 1), main_cpu / (wall or 1)
     if search.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
@@ -354,7 +356,7 @@ def report(
     n, noise = len(data.held_out.labels), noise_of_best(rows, data)
     print(f"each training       {steps} steps of {batch_size} images")
     print(f"each accuracy       of {n:,} validation images: moves in steps of {1 / n:.2%}")
-    small = smallest(rows.values(), noise)
+    small = smallest(trainings.values(), noise)
     line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
     print(f"{line.format(**small)} (within the noise of the best child, {noise:.2%})")
     if search.refused:
@@ -447,7 +449,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--use_cuda", **switch, help="train on the GPU: True or False")
     add("--workers", type=size,
         help="processes that train networks; changes no result (default: one a core, 2 with CUDA)")
-    add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local (--workers CPUs)")
+    add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local: this machine")
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
     add("--seed", type=number(int, 0), default=0, help="random seed of the whole run: compare several")
 
@@ -455,7 +457,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--strategy", choices=("reinforce", "random"), default="reinforce",
         help="random: uniform random search, to compare with")
     add("--space", choices=("small", "paper"), default="small",
-        help="small: square filters, 729 networks of 2 layers; paper: rectangular filters and skip connections "
+        help="small: square filters, 729 networks with 2 layers; paper: rectangular filters and skip connections "
         "(§3.3, §4.1)")
     add("--strides", **switch, help="--space paper: choose the strides of each layer, too")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
@@ -470,14 +472,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--children_per_update", type=count, default=2,
         help="networks sampled for each update; more: steadier updates, but fewer (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4,
-        help="keep so many more batches in training: more workers stay busy, but networks are sampled from an older "
-        "policy")
+        help="keep so many more batches in training, LAG + 1 in all: more workers stay busy, but networks are sampled "
+        "from an older policy")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--paper", **switch,
         help="the paper's settings of this group, no lag, no finalists; for thousands of children (docs/method.md)")
-    add("--hidden_size", type=size, default=64, help="units of each LSTM layer (paper: 35)")
-    add("--controller_layers", type=size, default=1, help="LSTM layers (paper: 2)")
+    add("--hidden_size", type=size, default=64, help="units of each LSTM layer of the controller (paper: 35)")
+    add("--controller_layers", type=size, default=1, help="LSTM layers of the controller (paper: 2)")
     add("--controller_lr", type=number(float, 0), default=0.02,
         help="Adam's learning rate: how far an update moves the policy (falls with --replay; paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.22,
@@ -485,7 +487,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--baseline_decay", type=number(float, 0, 1), default=0.5,
         help="of the moving average of rewards; 0: only the last batch; near 1: long memory")
     add("--reward_exponent", type=positive, default=1.0,
-        help="reward = accuracy to this power; for --reward_scale none (paper: 3)")
+        help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
         help="the latest so many children are learned from in every update; 0: only the batch (paper: 0)")
     add("--reward_scale", choices=("rank", "none"), default="rank",

@@ -112,7 +112,7 @@ def environment() -> dict:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
-    machine["torch_config"] = " ".join(torch.__config__.show().split())
+    machine["torch_config"] = " ".join(torch.__config__.show().split("- Build settings")[0].split())  # its libraries
     return {"versions": versions, "git_commit": commit or None, "machine": machine}
 
 

@@ -34,8 +34,7 @@ def draw_methods(axes: plt.Axes, result: dict, shown: Sequence[str]) -> None:
     """What each method hands over, after so many trainings."""
     for method in shown:
         curves = result["methods"][method]["curves"]
-        label = method.replace("paper's controller", "controller, paper's settings")
-        band(axes, result["grid"], curves["truth"], curves["truth_ci"], color=METHODS[method], label=label)
+        band(axes, result["grid"], curves["truth"], curves["truth_ci"], color=METHODS[method], label=method)
     low = 100 * result["methods"]["random search"]["curves"]["truth"][1]
     axes.set(xlabel="networks trained", ylabel="true accuracy of the pick, %", ylim=(low, None))
     axes.grid(alpha=0.3)
@@ -69,7 +68,11 @@ def search_quality(name: str) -> None:
         ahead = curves[f"top{k}_above_random"], curves[f"top{k}_above_random_ci"]
         band(right, result["grid"], *ahead, color=colour, label="the best" if k == 1 else f"mean of the best {k}")
     right.axhline(0, color="0.5", lw=1)
-    right.set(xlabel="networks trained", ylabel="points above random search", title="rewards that were seen")
+    right.set(
+        xlabel="networks trained",
+        ylabel="points above random search",
+        title="the best rewards seen, which are partly luck",
+    )
     right.grid(alpha=0.3)
     right.legend(**OUTSIDE)
     figure.savefig(RESULTS / f"search_quality_{name}.png", dpi=120)
@@ -144,7 +147,9 @@ def landscape() -> None:
     axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize="small")
     axes.set_yticks(range(len(layers)), layers, fontsize="small")
     axes.set(xlabel="second layer (kernel, filters, padding)", ylabel="first layer (kernel, filters, padding)")
-    figure.colorbar(image, label="validation accuracy, mean of three trainings, %", extend="min", shrink=0.9)
+    figure.colorbar(
+        image, label="validation accuracy, mean of three trainings, % (triangle: less)", extend="min", shrink=0.9
+    )
     axes.set_title("What matters most is 32 filters in the second layer")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(RESULTS / "landscape.png", dpi=120)

@@ -117,7 +117,7 @@ def staleness(kind: str) -> str:
     rows, methods = [], methods_of("nasbench_macro_workers")
     for method, m in methods.items():
         cells = m["late"] if kind == "late" else {b: row["found"] for b, row in m["budgets"].items()}
-        rows.append([method, *(interval(cell, digits=2) for cell in cells.values())])
+        rows.append([method.replace("1 workers", "1 worker"), *(interval(cell, digits=2) for cell in cells.values())])
     return table(["lag for", *(f"{budget} children" for budget in m["budgets"])], rows)
 
 

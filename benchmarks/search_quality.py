@@ -425,12 +425,13 @@ def summaries(method: str, runs: dict[str, list[dict]]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=RESULTS / "mnist_space.csv")
+    parser.add_argument("--table", type=Path, default=RESULTS / "mnist_space.csv", help="CSV file, see above")
     parser.add_argument("--name", default="mnist", help="of the file in results/")
-    parser.add_argument("--repetitions", type=int, default=200)
-    parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS))
+    parser.add_argument("--repetitions", type=int, default=200, help="searches of each method")
+    parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS), metavar="METHOD",
+                        help=f"of {', '.join(METHODS)}; everything trains the whole table")  # fmt: skip
     parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="children, ascending")
-    parser.add_argument("--processes", type=int, default=usable_cores())
+    parser.add_argument("--processes", type=int, default=usable_cores(), help="searches at once")
     args = parser.parse_args()
     table, budgets = read_table(args.table), tuple(args.budgets)
     if max(budgets) > len(table.index):
@@ -464,18 +465,23 @@ def main() -> None:
     print_table(result)
 
 
+KINDS = {"found": "pick", "finals": "pick, finalists", "modes": "most frequent sample", "samples": "policy's samples"}
+
+
 def print_table(result: dict) -> None:
-    """What the methods hand over, as text."""
-    print(f"{'method':<36} {'budget':>6} {'':<7} {'true %':>16} {'test %':>8} {'controller ahead':>18} {'p':>7}")
+    """What the methods hand over, as text; where the table has no test accuracy or nothing is compared, a dash."""
+    print(f"{'method':<36} {'budget':>6} {'':<20} {'true %':>16} {'test %':>8} {'controller ahead':>18} {'p':>7}")
     for method, kept in result["methods"].items():
         for budget, kinds in kept["budgets"].items():
             for kind, row in kinds.items():
-                ahead = "{:>+9.3f} ± {:.3f}".format(
-                    *(100 * row.get(f"controller_ahead{x}", math.nan) for x in ("", "_ci"))
-                )
+                test = f"{100 * row['test']:.3f}" if "test" in row else "-"
+                ahead, p = "-", "-"
+                if "p" in row:
+                    ahead = f"{100 * row['controller_ahead']:+.3f} ± {100 * row['controller_ahead_ci']:.3f}"
+                    p = f"{row['p']:.4f}"
                 print(
-                    f"{method:<36} {budget:>6} {kind:<7} {100 * row['truth']:>8.3f} ± {100 * row['truth_ci']:.3f} "
-                    f"{100 * row.get('test', math.nan):>8.3f} {ahead:>18} {row.get('p', math.nan):>7.4f}"
+                    f"{method:<36} {budget:>6} {KINDS[kind]:<20} {100 * row['truth']:>8.3f} ± "
+                    f"{100 * row['truth_ci']:.3f} {test:>8} {ahead:>18} {p:>7}"
                 )
 
 

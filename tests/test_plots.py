@@ -61,4 +61,4 @@ def test_every_skip_connection_is_an_arrow(figures, tmp_path):
     plots.plot_architecture(tmp_path / "best.png", architecture, "title")
     arrows = [text for text in figures[0].axes[0].texts if hasattr(text, "arrow_patch")]
     assert len(arrows) == 1 + 1 + 2 + 1  # image, 1; 1, 2; 1 and 2, 3; 3, classifier
-    assert "3 x 5\n36\nstride 2 x 1" in [text.get_text() for text in figures[0].axes[0].texts]
+    assert "3 x 5\n36 filters\nstride 2 x 1" in [text.get_text() for text in figures[0].axes[0].texts]
