@@ -50,6 +50,8 @@ def claims() -> dict[str, list[str]]:
     rows = sorted(csv.DictReader((RESULTS / "mnist_space.csv").open()), key=lambda row: -float(row["val_mean"]))
     place = [row["architecture"] for row in rows].index
     found, random = (read(name, "best.json")["architecture"] for name in ("mnist", "mnist-random"))
+    found_fashion = read("fashionmnist-small", "evaluation.json")
+    largest = next(row for row in found_fashion["references"] if row["name"] == "largest network")
     replays = sum(run["replay_is_the_same"] for run in live)
     again = [sum(run[key] for run in live) for key in ("equal", "trained_again")]
     seconds = 3600 * speed["cores"] / speed["children_per_hour"]
@@ -71,6 +73,7 @@ def claims() -> dict[str, list[str]]:
             f"{fidelity['architectures'] // 2} networks, {rank['in_the_better_half']:.2f}",
             f"{reward['share_of_variance']:.0%} is the architecture (standard deviation {100 * reward['signal']:.2f} "
             f"points), the rest is the noise of one training ({100 * reward['noise']:.2f})",
+            f"with {1 - found_fashion['parameters'] / largest['parameters']:.0%} fewer parameters",
             f"Each of the {replays} replays samples and picks what its search did",
             "{} of {} children that were trained again".format(*again),
             f"A child takes {seconds:.1f} core-seconds on average over {len(PANEL)} architectures",
