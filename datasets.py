@@ -49,14 +49,27 @@ def search_data(name: str, data_dir: Path, train_images: int | None = None, imag
     return Data(first_images(train, train_images), held_out, num_classes)
 
 
-def evaluation_data(name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None) -> Data:
-    """What `--mode evaluate` sees: all training images, or the first `train_images`, and the test set."""
+def evaluation_data(
+    name: str,
+    data_dir: Path,
+    train_images: int | None = None,
+    image_size: int | None = None,
+    settings: dict | None = None,
+) -> Data:
+    """What `--mode evaluate` sees: all training images, or the first `train_images`, and the test set.
+
+    InputError if a search with these `settings` saw other images.
+    """
     if name in BUILT_IN:
         train, num_classes = load_images(name, data_dir, train=True)
         test, _ = load_images(name, data_dir, train=False)
     else:
-        *parts, test, num_classes = own_images(Path(name), image_size)
-        train = Images(*map(torch.cat, zip(*parts, strict=True)))
+        train, val, test, num_classes = own_images(Path(name), image_size)
+        if settings and settings.get("images"):
+            seen = Data(first_images(train, settings.get("train_images")), val, num_classes)
+            if fingerprint(seen) != settings["images"]:
+                raise InputError(f"{name} has other images than the search in this --run_dir had: choose another one")
+        train = Images(*map(torch.cat, zip(train, val, strict=True)))
     return Data(first_images(train, train_images), test, num_classes)
 
 
@@ -185,7 +198,8 @@ def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Imag
     shape = " x ".join(map(str, train.pixels.shape[1:]))
     n = "{:,} to train on, {:,} for validation, {:,} for the test".format(*(len(p.labels) for p in (train, val, test)))
     fifth = ", a fifth of each class, because there is no test part" if "test" in missing else ""
-    print(f"{path}: {len(classes)} classes, images of {shape}, {n}{fifth}")
+    names = ", ".join(classes[:10]) + ", ..." * (len(classes) > 10)
+    print(f"{path}: {len(classes)} classes ({names}), images of {shape}, {n}{fifth}")
     return train, val, test, len(classes)
 
 

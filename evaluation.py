@@ -43,11 +43,14 @@ def evaluate(args: argparse.Namespace) -> None:
     device = utils.choose_device(args.use_cuda)
     architecture, suffix, settings = choose_architecture(args)
     image_size = args.image_size or settings.get("image_size")
-    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size)
+    searched = {} if suffix else settings
+    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, settings, data)
     size = print_network(architecture, data)
     n = len(data.train.labels)
     print(f"training it on {n:,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
+    if (args.run_dir / f"evaluation{suffix}.json").exists():
+        print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
 
     seeds = [utils.child_seed(args.seed, str(architecture), "final", i) for i in range(args.num_seeds)]
     finals = train_finals([(architecture, seed) for seed in seeds], data, recipe, device, args.workers)
@@ -57,7 +60,8 @@ def evaluate(args: argparse.Namespace) -> None:
         result |= statistics_of(name, finals)
         listed = ", ".join(f"{value:.2%}" for value in result[name])
         mean, std = result[f"{name}_mean"], result[f"{name}_std"]
-        print(f"{name} test accuracy  {mean:.2%} ± {100 * std:.2f}  (mean ± std, n = {len(finals)}: {listed})")
+        spread = f" ± {100 * std:.2f}  (mean ± std, n = {len(finals)}: {listed})" if len(finals) > 1 else "  (n = 1)"
+        print(f"{name} test accuracy  {mean:.2%}{spread}")
     if args.references:
         space = SmallSpace(len(architecture.layers))
         if architecture.hidden is None:
@@ -253,7 +257,9 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, di
     committed = utils.ROOT / "results" / name.lower() / "best.json"
     if rows:
         if settings.get("dataset") != name:
-            raise InputError(f"{args.run_dir} holds a search on {settings.get('dataset')}: add --dataset to name it")
+            raise InputError(
+                f"{args.run_dir} holds a search on {settings.get('dataset')}, not on {name}: name it by --dataset"
+            )
         best_file = args.run_dir / "best.json"
         best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):

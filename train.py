@@ -137,8 +137,9 @@ def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: i
 
 
 def count_finalists(num_children: int, limit: int) -> int:
-    """At most a tenth of the children."""
-    return min(limit, num_children // 10)
+    """At most a tenth of the children; none if that is one, as there is nothing to choose from."""
+    finalists = min(limit, num_children // 10)
+    return finalists if finalists > 1 else 0
 
 
 def train_finalists(
@@ -355,7 +356,10 @@ def report(
     batch_size, _, steps = training_steps(recipe, len(data.train.labels))
     n, noise = len(data.held_out.labels), noise_of_best(rows, data)
     print(f"each training       {steps} steps of {batch_size} images")
-    print(f"each accuracy       of {n:,} validation images: moves in steps of {1 / n:.2%}")
+    same = data.held_out.labels.bincount().max().item() / n
+    print(
+        f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; always the same class gives {same:.2%}"
+    )
     small = smallest(trainings.values(), noise)
     line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
     print(f"{line.format(**small)} (within the noise of the best child, {noise:.2%})")
@@ -426,6 +430,8 @@ def dataset(text: str) -> str:
     """A flag's type: a built-in data set, or where the reader's own images are."""
     if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.endswith(".npz")):
         return text
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and no file or folder")
     what = "a folder with a folder of pictures for each class, or an .npz file"
     raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and not {what}")
 
@@ -451,7 +457,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="processes that train networks; changes no result (default: one a core, 2 with CUDA)")
     add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local: this machine")
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
-    add("--seed", type=number(int, 0), default=0, help="random seed of the whole run: compare several")
+    add("--seed", type=number(int, 0), default=0, help="random seed of the whole run; run several searches with "
+        "different ones to compare settings")
 
     add = parser.add_argument_group("search").add_argument
     add("--strategy", choices=("reinforce", "random"), default="reinforce",
@@ -459,11 +466,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--space", choices=("small", "paper"), default="small",
         help="small: square filters, 729 networks with 2 layers; paper: rectangular filters and skip connections "
         "(§3.3, §4.1)")
-    add("--strides", **switch, help="--space paper: choose the strides of each layer, too")
+    add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
     add("--layers_step", type=number(int, 0, 100), default=0,
         help="grow: add so many layers every --layers_every children (paper: 2)")
-    add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
+    add("--layers_every", type=count, default=1600, help="children between two growths of the depth by --layers_step")
     add("--num_children", type=count, default=80, help="budget: distinct networks to train")
     add("--max_parameters", type=count, help="skip larger networks, at no cost of the budget (default: no limit)")
     add("--max_flops", type=count, help="the same for the floating-point operations of one image (default: no limit)")
@@ -485,7 +492,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--entropy_weight", type=number(float, 0), default=0.22,
         help="exploration bonus for each nat of the policy's entropy; more explores more (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5,
-        help="of the moving average of rewards; 0: only the last batch; near 1: long memory")
+        help="how slowly the moving average forgets; 0: only the last batch; near 1: long memory")
     add("--reward_exponent", type=positive, default=1.0,
         help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
@@ -505,7 +512,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("evaluate").add_argument
     add("--architecture", type=architecture,
         help="train this network, such as k5f16p0-k5f32p1 (default: the best of the search)")
-    add("--eval_epochs", type=positive, help=f"passes over the images (default: {EVALUATION.epochs:g}, paper: 50)")
+    add("--eval_epochs", type=positive, help=f"passes over the images (default: "
+        f"{EVALUATION.epochs:g}, of your own at least {LEAST_STEPS} steps; never fewer than in the search; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--references", **switch,
         help="also train networks that nobody searched for: LeNet-5's layers, the largest, ten random ones")

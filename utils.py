@@ -210,7 +210,7 @@ def continued(config_file: Path, config: dict, empty: bool = False) -> list[dict
     if empty:
         return []
     now, then = json.loads(json.dumps(config["settings"])), before["settings"]
-    changed = [f"{key} is {value} now, was {then.get(key)}" for key, value in now.items() if then.get(key) != value]
+    changed = [difference(key, value, then.get(key)) for key, value in now.items() if then.get(key) != value]
     if config["num_children"] < before["num_children"]:
         changed.append(f"num_children is {config['num_children']} now, was {before['num_children']}")
     if changed:
@@ -220,6 +220,15 @@ def continued(config_file: Path, config: dict, empty: bool = False) -> list[dict
         )
     runs = before.get("runs", [])
     return runs if isinstance(runs, list) else []
+
+
+def difference(key: str, now: object, then: object) -> str:
+    """How a setting differs from what it was."""
+    if key == "images":
+        return "the images have changed"
+    if isinstance(now, dict) and isinstance(then, dict):
+        return "; ".join(difference(f"{key}'s {k}", v, then.get(k)) for k, v in now.items() if then.get(k) != v)
+    return f"{key} is {now} now, was {then}"
 
 
 class Clock:

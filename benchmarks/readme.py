@@ -70,8 +70,7 @@ def references() -> str:
 
 def answer() -> str:
     """The short comparison on the first page."""
-    columns = ("nasbench_macro", "truth"), ("mnist", "truth"), ("mnist", "test")
-    columns = [(methods_of(name), key) for name, key in columns]
+    columns = [(methods_of(n), key) for n, key in (("nasbench_macro", "truth"), ("mnist", "truth"), ("mnist", "test"))]
     rows = [[m, *(interval(methods[m]["budgets"]["100"]["finals"], key) for methods, key in columns)] for m in SHORT]
     return table(["", "NAS-Bench-Macro, test", "MNIST, validation", "MNIST, test"], rows)
 
@@ -103,26 +102,27 @@ def policy() -> str:
     return table(["trainings", *budgets], rows)
 
 
-def changes() -> str:
-    """True accuracy with each change to the paper's settings alone, and without it."""
+def changes(kind: str) -> str:
+    """True accuracy of the pick, or of the policy's samples, with each change to the paper's settings, and without it."""
     both = [methods_of(name) | methods_of(f"{name}_changes") for name in ("mnist", "nasbench_macro")]
-    rows = [["random search"] * 3, ["none, all", "paper's controller", "controller"]]
-    rows += [[name, f"{name} alone", f"without {name}"] for name in CHANGES]
-    rows = [[name, *(interval(m[x]["budgets"]["100"]["found"]) for x in two for m in both)] for name, *two in rows]
+    rows = [(name, f"{name} alone", f"without {name}") for name in CHANGES]
+    rows = [("none; all", "paper's controller", "controller"), *rows]
+    rows = [[row[0], *(interval(m[x]["budgets"]["100"][kind]) for x in row[1:] for m in both)] for row in rows]
     return table(["change", "alone: MNIST", "NAS-Bench-Macro", "missing: MNIST", "NAS-Bench-Macro"], rows)
 
 
 def staleness(kind: str) -> str:
     """What lags cost: the best network `found`, or the children of the second half of the budget, `late`."""
-    rows, methods = [], methods_of("nasbench_macro_workers")
-    for method, m in methods.items():
+    rows = []
+    for method, m in methods_of("nasbench_macro_workers").items():
         cells = m["late"] if kind == "late" else {b: row["found"] for b, row in m["budgets"].items()}
         rows.append([method.replace("1 workers", "1 worker"), *(interval(cell, digits=2) for cell in cells.values())])
     return table(["lag for", *(f"{budget} children" for budget in m["budgets"])], rows)
 
 
-TABLES = {f.__name__: f for f in (references, answer, policy, changes)}
+TABLES = {f.__name__: f for f in (references, answer, policy)}
 TABLES |= {"searches": partial(searches, SEARCHES), "fashion": partial(searches, FASHION)}
+TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
 TABLES |= {name: partial(comparison, name) for name in ("mnist", "nasbench_macro")}
 TABLES |= {f"{name}_lead": partial(comparison, name, lead=True) for name in ("mnist", "nasbench_macro")}
@@ -139,8 +139,8 @@ if __name__ == "__main__":
     parser.add_argument("--collect", action="store_true", help="take files of the searches in runs/ first")
     if parser.parse_args().collect:
         for file in RESULTS.glob("*/*"):
-            if (ROOT / "runs" / file.parent.name / file.name).exists():
-                shutil.copy(ROOT / "runs" / file.parent.name / file.name, file)
+            if (newer := ROOT / "runs" / file.relative_to(RESULTS)).exists():
+                shutil.copy(newer, file)
     figures.main()
     for page in PAGES:
         page.write_text(render(page.read_text()))

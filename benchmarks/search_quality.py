@@ -345,7 +345,8 @@ def repetition(method: str, seed: int) -> dict:
     size, all_of_it = len(_table.index), method == "everything"
     found = {b: observed.best(size if all_of_it else b, finalists=False) for b in _budgets}
     finals = {b: observed.best(size + 10 if all_of_it else b, finalists=True) for b in _budgets}
-    handed_over = {"found": found, "finals": finals} | ({"modes": extra.pop("modes")} if "modes" in extra else {})
+    finals = {"finals": finals} if _table.trainings.shape[1] > 2 else {}  # or they were chosen by what is the truth
+    handed_over = {"found": found} | finals | ({"modes": extra.pop("modes")} if "modes" in extra else {})
     handed_over = {kind: {b: [a] for b, a in by_budget.items()} for kind, by_budget in handed_over.items()}
     handed_over |= {"samples": extra.pop("samples")} if "samples" in extra else {}
     result = {}
@@ -426,7 +427,7 @@ def summaries(method: str, runs: dict[str, list[dict]]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=RESULTS / "mnist_space.csv", help="CSV file, see above")
-    parser.add_argument("--name", default="mnist", help="of the file in results/")
+    parser.add_argument("--name", help="of the file in results/ (default: the table's; of MNIST's mnist)")
     parser.add_argument("--repetitions", type=int, default=200, help="searches of each method")
     parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS), metavar="METHOD",
                         help=f"of {', '.join(METHODS)}; everything trains the whole table")  # fmt: skip
@@ -434,6 +435,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=usable_cores(), help="searches at once")
     args = parser.parse_args()
     table, budgets = read_table(args.table), tuple(args.budgets)
+    args.name = args.name or args.table.name.split(".")[0].removesuffix("_space")
+    if table.trainings.shape[1] == 1:
+        print("note: with one training of each network the reward is the truth, too: all are too good by its noise")
     if max(budgets) > len(table.index):
         sys.exit(f"{args.table} has {len(table.index):,} networks: choose smaller --budgets")
     if any(METHODS[name][1].get("method") is Optuna for name in args.methods) and not find_spec("optuna"):
@@ -461,8 +465,12 @@ def main() -> None:
         "seconds": time.perf_counter() - started,
         "date": str(date.today()),
     }
-    write_json(RESULTS / f"search_quality_{args.name}.json", result | environment())
+    file = RESULTS / f"search_quality_{args.name}.json"
+    write_json(file, result | environment())
     print_table(result)
+    print(
+        f"{len(table.index):,} networks, the best has {truth['best']:.3%}, the mean {truth['mean']:.3%}; kept in {file}"
+    )
 
 
 KINDS = {"found": "pick", "finals": "pick, finalists", "modes": "most frequent sample", "samples": "policy's samples"}
@@ -470,6 +478,7 @@ KINDS = {"found": "pick", "finals": "pick, finalists", "modes": "most frequent s
 
 def print_table(result: dict) -> None:
     """What the methods hand over, as text; where the table has no test accuracy or nothing is compared, a dash."""
+    print("true %: accuracy in the last training; controller ahead: its lead over this method; p: two-sided, paired")
     print(f"{'method':<36} {'budget':>6} {'':<20} {'true %':>16} {'test %':>8} {'controller ahead':>18} {'p':>7}")
     for method, kept in result["methods"].items():
         for budget, kinds in kept["budgets"].items():

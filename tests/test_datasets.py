@@ -154,7 +154,9 @@ def test_a_folder_is_split_by_class_always_alike(tmp_path, capsys):
         torch.equal(a, b) for x, y in zip((train, val, test), again[:3], strict=True) for a, b in zip(x, y, strict=True)
     )
     said = capsys.readouterr().out
-    assert "3 classes, images of 3 x 40 x 40, 45 to train on, 3 for validation, 12 for the test" in said
+    assert (
+        "3 classes (blue, green, red), images of 3 x 40 x 40, 45 to train on, 3 for validation, 12 for the test" in said
+    )
     assert "a fifth of each class, because there is no test part" in said
 
 

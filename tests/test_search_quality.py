@@ -152,3 +152,19 @@ def test_a_repetition_scores_every_kind_of_answer(table, monkeypatch):
     assert 0 < compared["p"] <= 1 and ours["budgets"]["40"]["found"]["rank"] >= 1
     assert ours["budgets"]["40"]["modes"]["truth"] == pytest.approx(result["modes"][40])
     assert ours["children_in_steps_of_20"] == pytest.approx([result["steps"][20], result["steps"][40]])
+
+
+@pytest.mark.parametrize("trainings", [1, 2, 3])
+def test_what_chose_a_finalist_is_never_its_truth(tmp_path, monkeypatch, trainings):
+    """On a table of pure noise a pick is as good as any network, if its truth is a training of its own."""
+    rng = np.random.default_rng(0)
+    columns = ",".join(f"val_{i}" for i in range(trainings))
+    rows = [(*a, *rng.normal(0.9, 0.01, trainings)) for a in itertools.product(range(5), repeat=3)]
+    table = read_table(write(tmp_path / "table.csv", f"a,b,c,{columns}", rows))
+    monkeypatch.setattr(search_quality, "_table", table)
+    monkeypatch.setattr(search_quality, "_budgets", (40,))
+    runs = [search_quality.repetition("random search", seed) for seed in range(40)]
+    kinds = {"found", "finals"} if trainings == 3 else {"found"}
+    assert kinds == {"found", "finals"} & set(runs[0])
+    for kind in kinds if trainings > 1 else ():
+        assert np.mean([run[kind][40] for run in runs]) == pytest.approx(0.9, abs=0.005)

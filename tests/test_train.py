@@ -21,6 +21,7 @@ from search_space import PaperSpace, SmallSpace, parse_architecture
 from utils import child_seed, read_ledger
 
 ROOT = Path(__file__).parent.parent
+OWN_DATA = ROOT / "docs" / "own_data.md"
 SMALL = ["--train_images", "300", "--num_children", "4", "--children_per_update", "2"]
 
 
@@ -111,7 +112,8 @@ def test_search_and_evaluation_end_to_end(tmp_path):
 
     text = "".join(page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    blocks = [block for block in blocks if "onnx" not in block and "nas-bench-macro" not in block]  # need more
+    others = ("onnx", "nas-bench-macro", "picture.png")  # need other packages or files
+    blocks = [block for block in blocks if not any(other in block for other in others)]
     assert len(blocks) == 7
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", "\n".join(blocks)]
@@ -143,7 +145,10 @@ def test_own_pictures_end_to_end(tmp_path):
     draw_shapes(tmp_path / "my shapes", n=100)
     searched = command("--dataset", "my shapes", "--num_children", "2", cwd=tmp_path)
     assert searched.returncode == 0, searched.stderr
-    assert "3 classes, images of 3 x 40 x 40, 216 to train on, 24 for validation, 60 for the test" in searched.stdout
+    assert (
+        "3 classes (circle, square, triangle), images of 3 x 40 x 40, 216 to train on, 24 for validation, 60 for"
+        in searched.stdout
+    )
     run_dir = tmp_path / "runs" / "my shapes"
     accuracies = [row["val_accuracy"] for row in rows_without_seconds(run_dir)]
     assert min(accuracies) > 0.5  # chance is a third
@@ -153,24 +158,17 @@ def test_own_pictures_end_to_end(tmp_path):
     evaluation = json.loads((run_dir / "evaluation.json").read_text())
     assert evaluation["top1_mean"] >= sum(accuracies) / 2  # longer trained than in the search, on more images
 
-    program = """import sys, numpy, torch
-network = torch.export.load(sys.argv[1]).module()
-from PIL import Image
-pixels = numpy.stack([numpy.asarray(Image.open(file)) for file in sys.argv[2:]])  # (N, H, W, C)
-print(network(torch.from_numpy(pixels).permute(0, 3, 1, 2)).argmax(1).tolist())"""
-    files = [f"my shapes/{name}/{i}.png" for name in ("circle", "square", "triangle") for i in range(3)]
-    flags = [
-        sys.executable,
-        "-I",
-        "-c",
-        program,
-        str(run_dir / "best_child.pt2"),
-        *files,
-    ]  # nothing but installed packages
-    result = subprocess.run(flags, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-    right = [a == b for a, b in zip(json.loads(result.stdout), [0] * 3 + [1] * 3 + [2] * 3, strict=True)]
+    network = torch.export.load(run_dir / "best_child.pt2").module()
+    files = [tmp_path / "my shapes" / name / f"{i}.png" for name in ("circle", "square", "triangle") for i in range(3)]
+    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in files]))  # (N, H, W, C)
+    answers = network(pixels.permute(0, 3, 1, 2)).argmax(1).tolist()
+    right = [a == b for a, b in zip(answers, [0] * 3 + [1] * 3 + [2] * 3, strict=True)]
     assert sum(right) >= 7
+    (program,) = (b for b in re.findall(r"```python\n(.*?)```", OWN_DATA.read_text(), re.DOTALL) if "picture.png" in b)
+    program = program.replace("runs/pictures", "runs/my shapes").replace("picture.png", "my shapes/square/1.png")
+    flags = [sys.executable, "-I", "-c", program]  # without this repository
+    result = subprocess.run(flags, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == str(answers[4]), result.stderr
 
 
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
@@ -252,6 +250,11 @@ def test_finalists_are_trained_once_more_and_the_best_mean_wins(stand_in, capsys
     assert stand_in("--num_children", "60", "--num_finalists", "4") == []
     assert len(stand_in("--num_children", "60", "--num_finalists", "6")) == 2
     assert rows_without_seconds(Path("runs/mnist")) == rows
+
+
+def test_one_finalist_is_none(stand_in):
+    assert len(stand_in("--num_children", "19")) == 19  # nothing to choose from
+    assert len(stand_in("--num_children", "20")) == 1 + 2
 
 
 def test_a_search_stopped_among_its_finalists_goes_on_there(stand_in):
@@ -342,14 +345,14 @@ def test_nonsense_in_best_json_is_one_line(stand_in, capsys, best):
 
 @pytest.mark.parametrize("file", ["children.jsonl", "finalists.jsonl"])
 def test_a_row_of_no_child_of_this_search_stops_it(stand_in, capsys, file):
-    stand_in("--num_children", "12")
+    stand_in("--num_children", "20")
     path = Path("runs/mnist", file)
     row = json.loads(path.read_text().splitlines()[0]) | {"child": 500}
     path.write_text(path.read_text() + json.dumps(row) + "\n")
     before = {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        stand_in("--num_children", "12")
+        stand_in("--num_children", "20")
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and f"{file}: child 500" in error and len(error.strip().splitlines()) == 1
     assert before == {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
@@ -409,7 +412,10 @@ def test_booleans_are_real(text, value):
         (["--cluster", "auto", "--use_cuda"], "how much of a GPU"),
         (["--cluster", "auto", "--mode", "evaluate"], "trains on this machine"),
         (["--architecture", "resnet"], "'resnet' is not an architecture"),
-        (["--dataset", "ImageNet"], "'ImageNet' is none of MNIST, FashionMNIST, KMNIST, CIFAR10, and not a folder"),
+        (
+            ["--dataset", "ImageNet"],
+            "'ImageNet' is none of MNIST, FashionMNIST, KMNIST, CIFAR10, and no file or folder",
+        ),
         (["--mode", "evaluate", "--run_dir", "nothing"], "no search in nothing"),
         (
             ["--mode", "generate", "--data_dir", "nowhere", "--dataset", "CIFAR10"],

@@ -105,15 +105,15 @@ def rows_of(folder: str, file: str = "children.jsonl") -> list[dict]:
 
 
 def test_a_child_trains_on_its_images_and_its_reward_comes_from_the_held_out_ones(trainings):
-    train.main(["--num_children", "12", "--run_dir", "run"])
+    train.main(["--num_children", "20", "--run_dir", "run"])
     held_out = torch.arange(0, 60_000, 12)
     rest = torch.tensor(sorted(set(range(60_000)) - set(held_out.tolist())))
-    assert len(trainings) == 13
+    assert len(trainings) == 20 + 2  # finalists
     for training in trainings:
         assert torch.equal(training["data"].held_out.labels, held_out)
         assert torch.equal(training["data"].train.labels, rest) and training["data"].num_classes == 10
     rows = rows_of("run")
-    assert [row["architecture"] for row in rows] == [training["text"] for training in trainings[:12]]
+    assert [row["architecture"] for row in rows] == [training["text"] for training in trainings[:20]]
     for row, training in zip(rows, trainings, strict=False):
         assert row["val_accuracy"] == row["reward"] == 0.5 + training["seed"] % 997 / 2000
         assert row["seconds"] == 0.25
@@ -445,11 +445,14 @@ def test_trainings_on_own_images_are_never_too_short(trainings, own, capsys):
     train.main(["--dataset", own, "--num_children", "2", "--child_epochs", "900", "--run_dir", "long"])
     assert trainings[-1]["recipe"].epochs == 900
     said = capsys.readouterr().out
-    assert "of 3 validation images: moves in steps of 33.33%" in said and f"{LEAST_STEPS} steps of 45 images" in said
+    assert "of 3 validation images: steps of 33.33%" in said and f"{LEAST_STEPS} steps of 45 images" in said
     command = re.findall(r"evaluate it with    python train.py (.*)", said)[-1]
     assert command == "--mode evaluate --dataset own.npz --run_dir long"
     train.main(command.split())
     assert trainings[-1]["recipe"].epochs == 900
+    assert "are there already, and will be replaced" not in capsys.readouterr().out
+    train.main([*command.split(), "--num_seeds", "1"])
+    assert "evaluation.json and best_child.pt are there already, and will be replaced" in capsys.readouterr().out
     result = json.loads(Path("long/evaluation.json").read_text())
     assert "top1" in result and "top5" not in result  # of three classes
 
@@ -472,7 +475,11 @@ def test_other_images_under_the_same_name_are_another_search(trainings, own, cap
     np.savez(own, **found | {"train_images": found["train_images"] + 1})
     with pytest.raises(SystemExit):
         train.main(["--dataset", own, "--num_children", "2"])
-    assert "images is" in capsys.readouterr().err
+    assert "the images have changed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train.main(["--mode", "evaluate", "--dataset", own])
+    assert "has other images than the search" in capsys.readouterr().err
+    train.main(["--mode", "evaluate", "--dataset", own, "--architecture", "k3f8p0-k3f8p0"])  # is of no search
 
 
 def test_networks_above_the_limits_are_not_trained(trainings, capsys):
