@@ -136,6 +136,7 @@ def test_what_is_said_of_the_comparison_is_so():
     local = macro["local search, 10 under way"]["200"]["finals"]
     assert local["controller_ahead"] < 0 and local["p"] < 0.05
     assert macro["random search"]["100"]["finals"]["p"] < 0.05
+    assert spend(100)[1] == 9 and "nine of them repetitions for *finalists*" in TEXT["README.md"]
     tests = {m: mnist[m]["100"]["finals"]["test"] for m in ("controller", "random search", *rivals)}
     assert max(tests.values()) - min(tests.values()) < 0.0001 and tests["random search"] > tests["controller"]
     found = {m: mnist[m]["100"]["found"]["test"] for m in ("controller", "random search", *rivals)}
