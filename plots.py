@@ -47,6 +47,8 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], policy: Sequence) -
     axes.plot([n for n, _ in policy], [100 * mean for _, mean in policy], color="tab:green", label="mean of the policy")
     axes.plot(children, best, color="tab:orange", drawstyle="steps-post", label="best so far")
     axes.set_ylim(low, high)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=5, frameon=False)
 
@@ -126,6 +128,7 @@ def plot_front(path: Path, rows: Sequence[dict], noise: float, title: str) -> No
         axes.plot([], [], " ", label=f"{number}  {name}: {place[1]:.2f} %, {place[0]:,} parameters")
     axes.set(xscale="log", xlabel="parameters", ylabel="validation accuracy, %", title=title)
     axes.set_ylim(*shown_range(np.array([100 * row["val_accuracy"] for row in rows])))
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), **LEGEND)
     figure.savefig(path, dpi=120)
 
@@ -133,7 +136,7 @@ def plot_front(path: Path, rows: Sequence[dict], noise: float, title: str) -> No
 def shown_range(accuracy: np.ndarray) -> tuple[float, float]:
     """Limits of an axis of accuracies: a few failures would hide the rest."""
     low, high = np.quantile(accuracy, 0.02), accuracy.max()
-    margin = 0.1 * (high - low) + 0.01
+    margin = 0.1 * (high - low) or 0.5
     return low - margin, high + margin
 
 

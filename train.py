@@ -314,7 +314,8 @@ def save_search(
     title = f"{args.strategy} search on {best['dataset']}: {len(rows)} children, seed {args.seed}"
     policy = [(update["children"], update["policy_reward"] ** (1 / args.reward_exponent)) for update in updates]
     plots.plot_search(args.run_dir / "search.png", ordered, policy, make_space(args).tokens, shares, title)
-    plots.plot_front(args.run_dir / "front.png", ordered, noise, title)
+    means = rows | {row["child"]: row for row in ranking}  # a finalist's accuracy is the mean of both its trainings
+    plots.plot_front(args.run_dir / "front.png", list(means.values()), noise, title)
     if args.space == "paper":
         network = parse_architecture(best["architecture"])
         plots.plot_architecture(
@@ -484,7 +485,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--paper", **switch,
-        help="the paper's settings of this group, no lag, no finalists; for thousands of children (docs/method.md)")
+        help="the paper's controller and update (batches of 8; no lag, ranks, replay), no finalists; for thousands "
+        "of children (docs/method.md)")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer of the controller (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers of the controller (paper: 2)")
     add("--controller_lr", type=number(float, 0), default=0.02,

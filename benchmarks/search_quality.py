@@ -430,7 +430,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the file in results/ (default: the table's; of MNIST's mnist)")
     parser.add_argument("--repetitions", type=int, default=200, help="searches of each method")
     parser.add_argument("--methods", nargs="*", default=COMPARED, choices=list(METHODS), metavar="METHOD",
-                        help=f"of {', '.join(METHODS)}; everything trains the whole table")  # fmt: skip
+                        help=f"of {', '.join(map(repr, METHODS))}; everything trains all")  # fmt: skip
     parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="children, ascending")
     parser.add_argument("--processes", type=int, default=usable_cores(), help="searches at once")
     args = parser.parse_args()
