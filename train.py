@@ -314,13 +314,17 @@ def save_search(
     title = f"{args.strategy} search on {best['dataset']}: {len(rows)} children, seed {args.seed}"
     policy = [(update["children"], update["policy_reward"] ** (1 / args.reward_exponent)) for update in updates]
     plots.plot_search(args.run_dir / "search.png", ordered, policy, make_space(args).tokens, shares, title)
-    means = rows | {row["child"]: row for row in ranking}  # a finalist's accuracy is the mean of both its trainings
-    plots.plot_front(args.run_dir / "front.png", list(means.values()), noise, title)
+    plots.plot_front(args.run_dir / "front.png", with_finalists(rows, ranking), noise, title)
     if args.space == "paper":
         network = parse_architecture(best["architecture"])
         plots.plot_architecture(
             args.run_dir / "best.png", network, "the best network, each arrow in the colour of its source"
         )
+
+
+def with_finalists(rows: dict, ranking: list[dict]) -> list[dict]:
+    """All children; of a finalist the mean accuracy of both its trainings, and the seconds of both."""
+    return list((rows | {row["child"]: row for row in ranking}).values())
 
 
 def smallest(rows: Collection[dict], noise: float) -> dict:
@@ -343,8 +347,8 @@ def report(
     finalists = [row for row in ranking if "val_accuracies" in row]
     failed = sum("error" in row for row in rows.values()) + sum(len(row["val_accuracies"]) < 2 for row in finalists)
     wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-    trainings = rows | {row["child"]: row for row in ranking}  # of a finalist both: their mean, and all their seconds
-    busy, overhead = sum(row["seconds"] for row in trainings.values()) / (slots or 1), main_cpu / (wall or 1)
+    trainings = with_finalists(rows, ranking)
+    busy, overhead = sum(row["seconds"] for row in trainings) / (slots or 1), main_cpu / (wall or 1)
     if search.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
@@ -361,7 +365,7 @@ def report(
     print(
         f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; always the same class gives {same:.2%}"
     )
-    small = smallest(trainings.values(), noise)
+    small = smallest(trainings, noise)
     line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
     print(f"{line.format(**small)} (within the noise of the best child, {noise:.2%})")
     if search.refused:
@@ -437,7 +441,7 @@ def dataset(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and not {what}")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def make_parser() -> Parser:
     """Every setting of the program, in one place."""
     parser = Parser("train.py", description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     switch = {"type": boolean, "nargs": "?", "const": True, "default": False}
@@ -520,6 +524,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--references", **switch,
         help="also train networks that nobody searched for: LeNet-5's layers, the largest, ten random ones")
     # fmt: on
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The settings of this run; what contradicts itself ends the program with one line."""
+    parser = make_parser()
     args = parser.parse_args(arguments)
     if args.paper:  # flags that are given win
         parser.set_defaults(**PAPER)
