@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import plots
 import train
 from evaluation import choose_architecture
 from model import Child
@@ -228,7 +229,9 @@ def test_a_complete_search_prints_its_report_again_and_a_larger_budget_goes_on(s
     assert "30 trained, the best 3 twice" in capsys.readouterr().out
 
 
-def test_finalists_are_trained_once_more_and_the_best_mean_wins(stand_in, capsys):
+def test_finalists_are_trained_once_more_and_the_best_mean_wins(stand_in, monkeypatch, capsys):
+    drawn = {}
+    monkeypatch.setattr(plots, "plot_front", lambda path, rows, *_: drawn.update((row["child"], row) for row in rows))
     calls = stand_in("--num_children", "60", "--num_finalists", "4")
     rows = rows_without_seconds(Path("runs/mnist"))
     first = {row["architecture"]: row["val_accuracy"] for row in rows}
@@ -247,6 +250,7 @@ def test_finalists_are_trained_once_more_and_the_best_mean_wins(stand_in, capsys
     noise = train.noise_of_best(dict(enumerate(rows)), SimpleNamespace(held_out=SimpleNamespace(labels=range(5000))))
     good = next(text for text, accuracy in known.items() if accuracy >= max(means.values()) - noise)
     assert f"smallest as good    {good}   {known[good]:.2%}" in report
+    assert {row["architecture"]: row["val_accuracy"] for row in drawn.values()} == known
     assert stand_in("--num_children", "60", "--num_finalists", "4") == []
     assert len(stand_in("--num_children", "60", "--num_finalists", "6")) == 2
     assert rows_without_seconds(Path("runs/mnist")) == rows
