@@ -7,14 +7,12 @@ It knows nothing of networks, only how many choices there are at each step:
     _, log_prob, entropy = controller(actions)                  # score the same actions again
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
-from torch.nn.functional import one_hot
 
 
 class Rollout(NamedTuple):
@@ -72,18 +70,9 @@ class Controller(nn.Module):
         num_samples: int = 1,
         generator: Generator | None = None,
         num_steps: int | None = None,
-        known: Tensor | None = None,
     ) -> Rollout:
-        """Score `actions` (n, T), or sample `num_samples` sequences over the first `num_steps`: one path for both.
-
-        With `known`, distinct sequences (k, T) but not all there are, only others are sampled: each in proportion to
-        its probability, as if a known one were drawn again. `log_prob` remains the policy's.
-        """
+        """Score `actions` (n, T), or sample `num_samples` sequences over the first `num_steps`: one path for both."""
         n = num_samples if actions is None else len(actions)
-        if known is not None:
-            rest = self(known).log_prob.flip(1).cumsum(1).flip(1).exp()  # (k, T) probability of the tokens from t on
-            token_choices = self.token_choices(num_steps)
-            agree = rest.new_ones(n, len(known))  # whether a sample has the known sequence's tokens so far
         x = self.first_input.expand(n, -1)  # (n, H)
         states = [(torch.zeros_like(x), torch.zeros_like(x)) for _ in self.cells]
         anchors = x.new_zeros(n, 0, x.shape[1])  # (n, anchor points so far, H)
@@ -103,14 +92,8 @@ class Controller(nn.Module):
             policy = Categorical(logits=logits, validate_args=k > 0)
             if actions is None:
                 action = torch.empty(n, k, dtype=torch.long)
-                for j in range(k):
-                    probability = policy.probs[:, j]  # (n, choices)
-                    if known is not None:
-                        below = math.prod(token_choices[t + j + 1 :])  # sequences, for each choice
-                        probability = unknown(probability, agree, known[:, t + j], rest[:, t + j], below)
-                    action[:, j] = torch.multinomial(probability, 1, generator=generator)[:, 0]
-                    if known is not None:
-                        agree *= action[:, j, None] == known[:, t + j]
+                for j in range(k):  # not Categorical.sample, which takes no generator
+                    action[:, j] = torch.multinomial(policy.probs[:, j], 1, generator=generator)[:, 0]
             else:
                 action = actions[:, t : t + k]
             t += k
@@ -123,22 +106,3 @@ class Controller(nn.Module):
             else:
                 x = self.embeddings[name](action[:, 0])  # the chosen token is the next input
         return Rollout(torch.cat(chosen, 1), torch.cat(log_prob, 1), torch.cat(entropy, 1))
-
-    @torch.no_grad()
-    def preferences(self, num_samples: int = 256, seed: int = 0, num_steps: int | None = None) -> list[list[float]]:
-        """Share of each choice at each step, T lists of num_choices[t], among `num_samples` fresh samples."""
-        generator = Generator().manual_seed(seed)
-        actions = self(None, num_samples, generator, num_steps).actions.T  # (T, num_samples)
-        counts = map(torch.bincount, actions, [None] * len(actions), self.token_choices())
-        return [(count / num_samples).tolist() for count in counts]
-
-
-def unknown(probability: Tensor, agree: Tensor, token: Tensor, rest: Tensor, below: int) -> Tensor:
-    """A token's probabilities (n, choices) without those of the k known sequences; they need not sum to 1.
-
-    `agree` (n, k): which of them a sample may still become; `token` (k,): theirs; `rest` (k,): the probability of it
-    and what follows; `below`: how many sequences begin with each choice. Where rounding leaves nothing, all choices
-    with an unknown sequence are alike.
-    """
-    taken = one_hot(token, probability.shape[1]).to(probability)  # (k, choices)
-    return (probability - (agree * rest) @ taken).clamp(min=1e-12) * (agree @ taken < below)

@@ -26,7 +26,7 @@ class ImpossibleNetwork(ValueError):
 class Child(nn.Module):
     """The network an architecture describes; `image_shape` is (C, H, W).
 
-    Each layer is [conv, batch norm?, max-pool 2?, ReLU] on its inputs, joined in depth; no pooling in the last layer,
+    Each layer is [conv, max-pool 2?, batch norm, ReLU] on its inputs, joined in depth; no pooling in the last layer,
     nor where the map is less than 8 pixels wide. Then the outputs that no layer takes are joined, and [linear, ReLU,
     linear] or global average pooling and linear follow. ImpossibleNetwork if a map would shrink below 1x1.
     """
@@ -37,13 +37,13 @@ class Child(nn.Module):
         maps = [torch.zeros(1, *image_shape)]  # of the image and of each layer, to see their shapes
         for number, layer in enumerate(architecture.layers, start=1):
             x = concatenate([maps[j] for j in layer.inputs])
-            conv = nn.Conv2d(x.shape[1], layer.filters, **layer.conv, bias=not layer.batch_norm)
+            conv = nn.Conv2d(x.shape[1], layer.filters, **layer.conv, bias=False)
             if any(
                 x.shape[2 + a] + 2 * conv.padding[a] <= conv.dilation[a] * (conv.kernel_size[a] - 1) for a in (0, 1)
             ):
                 raise ImpossibleNetwork(f"{architecture}: the feature map of layer {number} shrinks below 1x1")
             self.convs.append(conv)
-            self.norms.append(nn.BatchNorm2d(layer.filters) if layer.batch_norm else nn.Identity())
+            self.norms.append(nn.BatchNorm2d(layer.filters))
             with torch.no_grad():
                 x = conv(x)
             self.pools.append(layer.pool and number < len(architecture.layers) and min(x.shape[2:]) >= 8)
@@ -57,10 +57,10 @@ class Child(nn.Module):
         """Logits (B, classes) of normalised float images (B, C, H, W)."""
         maps = [images]
         for layer, conv, norm, pool in zip(self.architecture.layers, self.convs, self.norms, self.pools, strict=True):
-            x = norm(conv(concatenate([maps[j] for j in layer.inputs])))
+            x = conv(concatenate([maps[j] for j in layer.inputs]))
             if pool:
-                x = F.max_pool2d(x, 2)  # before ReLU: the same result, a quarter of the work
-            maps.append(F.relu(x))
+                x = F.max_pool2d(x, 2)  # first: a quarter of the work for batch norm and ReLU
+            maps.append(F.relu(norm(x)))
         x = concatenate([maps[j] for j in self.architecture.outputs])
         if self.hidden is None:
             return self.classifier(x.mean((2, 3)))

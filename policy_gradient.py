@@ -1,31 +1,57 @@
-"""REINFORCE: rewards become advantages, advantages become a better controller (paper §3.2).
+"""REINFORCE (paper §3.2), with an exact entropy bonus, on all children that are remembered.
 
-The search works with any function from actions to a reward:
+    repeat: sample m new sequences a of choices from the policy π;  evaluate each: its reward, and of that the rank R
+            θ ← θ + lr · mean over the remembered a of (R − τ log π(a) − b) ∇ log π(a)
+            b ← decay · b + (1 − decay) · mean of R − τ log π(a)
+
+It works with any function from actions to a reward:
 
     search = PolicyGradient(Controller(num_choices=[4, 4, 4]))
     for metrics in search.search(evaluate=sum, num_children=40):
         print(metrics)
     print(search.best)
+
+On the batch alone, with no bonus (τ = 0) and with rewards instead of ranks this is the paper's update. On everything
+remembered its optimum is π ∝ exp(R / τ): the best are the most probable and nothing is forgotten. It is also known as
+log-variance or trajectory-balance loss, or path consistency (Nachum et al. 2017, Richter et al. 2020, Malkin et al. 2022).
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from itertools import groupby
+from functools import wraps
+from itertools import groupby, product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from controller import Controller
+from controller import Controller, Rollout
 
 Actions = tuple[int, ...]
+DRAWN = 256  # samples that are drawn at once, to look for new ones
+MOST_LISTED = 2**15  # sequences of a space in which the last new ones are found by going through all
 
 
 class Batch(NamedTuple):
-    samples: list[Actions]  # m, duplicates included
-    new: list[Actions]  # those that had not been sampled before and are allowed, each once
+    samples: list[Actions]  # at most m; those that were sampled before are among them on the paper's way only
+    new: list[Actions]  # what must be evaluated, each once
+
+
+def single_threaded(method: Callable) -> Callable:
+    """The method on one thread: as fast beside other work as alone, and the same sums on every machine."""
+
+    @wraps(method)
+    def run(*args, **kwargs):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
 
 
 @dataclass(eq=False)
@@ -34,32 +60,33 @@ class PolicyGradient:
 
     controller: Controller
     _: KW_ONLY
-    children_per_update: int = 2  # m in §3.2, duplicates included
-    update_lag: int = 4  # a batch is sampled from the policy so many updates back: update_lag + 1 are under way
-    lr: float = 0.02  # of Adam at the beginning; with replay it falls as 1 / sqrt(1 + samples / 10)
-    entropy_weight: float = 0.22  # of the entropy bonus in nats, for rewards of standard deviation 1; not in the paper
-    baseline_decay: float = 0.5  # of the moving average, per update
-    reward_scale: str = "rank"  # a reward's rank among the children met so far, -1 worst to 1 best; or "none"
-    replay: int = 1000  # the latest children enter every update, and are not sampled again; 0: only the batch (§3.2)
-    patience: int = 200  # batches in a row without a new sequence after which the policy counts as collapsed
+    children_per_update: int = 2  # m in §3.2
+    update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
+    lr: float = 0.02  # of Adam
+    entropy_weight: float = 0.4  # τ log N, the bonus of a uniform policy over N sequences, in units of R
+    baseline_decay: float = 0.5  # of the moving average b, per update
+    reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
+    replay: int = 1000  # how many children, the latest, are remembered by an update; 0: only the batch (§3.2)
+    patience: int = 2000  # samples in a row with nothing new after which a large space counts as searched
     num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
-    allowed: Callable[[Actions], bool] | None = None  # other sequences are not evaluated: failed, at no cost
+    allowed: Callable[[Actions], bool] | None = None  # other sequences are left out, at no cost
     seed: int = 0  # of the sampling
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.lr)
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.sampled: dict[Actions, float] = {}  # every sequence, and its log-probability when it was first sampled
-        self.out: deque[Batch] = deque()  # asked for, not told yet
-        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: refused
+        self.asked: dict[Actions, None] = {}  # every sequence that had to be evaluated, in order
         self.refused: set[Actions] = set()  # sequences that are not allowed
-        self.average = torch.zeros(0, dtype=torch.float64)  # weight of each of them in the moving average
-        self.batches = self.batches_without_new = self.updates = self.samples = 0
+        self.out: deque[Batch] = deque()  # asked for, not told yet
+        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: failed
+        self.baseline = self.entropy_weight  # b: at first of the middle of all ranks, 0, and a uniform policy
+        self.drawn: Rollout | None = None  # the latest samples of the policy
+        self.batches = self.updates = self.samples = self.samples_without_new = 0
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
         """Yield the metrics of each update until `num_children` distinct sequences have been evaluated.
 
-        Ends earlier when the space is exhausted or the policy has collapsed; `stopped_early` then says so.
+        Ends earlier when the space is exhausted or nothing new is found; `stopped_early` then says so.
         """
         out: deque[tuple[list[Actions], list[float]]] = deque()
         while out or not self.done(num_children):
@@ -68,32 +95,54 @@ class PolicyGradient:
                 out.append((batch, [evaluate(actions) for actions in batch]))
             yield self.tell(*out.popleft())
 
+    @single_threaded
     def ask(self, num_children: int | None = None) -> list[Actions]:
-        """Sample the next batch; returns what must be evaluated: the sequences never sampled before, in their order.
+        """Sample the next batch; returns what must be evaluated: allowed sequences that were never asked for before.
 
-        Those that are not `allowed` count as failed. The batch is cut where `num_children` distinct sequences have been
-        asked for. To evaluate in parallel, ask for `update_lag` + 1 batches before telling the first.
+        The batch is cut where `num_children` distinct sequences have been asked for. To evaluate in parallel, ask for
+        `update_lag` + 1 batches before telling the first.
         """
-        exclude = self.replay and self.known and not self.exhausted
-        known = torch.tensor(self.known[-self.replay :]) if exclude else None  # (k, T)
-        with torch.no_grad():  # (m, T)
-            actions, log_prob, _ = self.controller(None, self.children_per_update, self.generator, self.steps, known)
-        samples, new = [], []
-        for sequence, then in zip(map(tuple, actions.tolist()), log_prob.sum(1).tolist(), strict=True):
-            samples.append(sequence)
-            if sequence not in self.sampled:
-                self.sampled[sequence] = then
-                if self.allowed is None or self.allowed(sequence):
-                    new.append(sequence)
-                else:
-                    self.refused.add(sequence)
-            if self.children == num_children:
+        batch = Batch([], [])
+        room = math.inf if num_children is None else num_children - self.children
+        for sequence in self.sample():
+            if len(batch.samples) == self.children_per_update or len(batch.new) >= room:
                 break
-        self.out.append(Batch(samples, new))
+            self.samples_without_new += 1
+            if sequence not in self.asked and self.is_allowed(sequence):
+                self.asked[sequence] = None
+                self.samples_without_new = 0
+                batch.new.append(sequence)
+                batch.samples.append(sequence)
+            elif sequence in self.asked and not self.replay:
+                batch.samples.append(sequence)
+        self.out.append(batch)
         self.batches += 1
-        self.batches_without_new = 0 if new else self.batches_without_new + 1
-        return new
+        return batch.new
 
+    @torch.no_grad()
+    def sample(self) -> Iterator[Actions]:
+        """Samples of the policy; where nothing new is among many, all new ones of a small space in random order.
+
+        That order is as if they were sampled one by one without replacement (Kool et al. 2019): a sequence is the
+        next in proportion to its probability.
+        """
+        while self.samples_without_new < self.patience:
+            self.drawn = self.controller(None, DRAWN, self.generator, self.steps)
+            yield from map(tuple, self.drawn.actions.tolist())
+        if self.replay and self.num_sequences <= MOST_LISTED:
+            everything = product(*map(range, self.controller.token_choices(self.steps)))
+            if new := [sequence for sequence in everything if sequence not in self.asked and self.is_allowed(sequence)]:
+                log_prob = self.controller(torch.tensor(new)).log_prob.sum(1)  # (new,)
+                gumbel = -torch.empty_like(log_prob).exponential_(generator=self.generator).log()
+                yield from (new[i] for i in (log_prob + gumbel).argsort(descending=True))
+
+    def is_allowed(self, sequence: Actions) -> bool:
+        """Whether a sequence may be evaluated; what was refused is remembered."""
+        if sequence not in self.refused and self.allowed is not None and not self.allowed(sequence):
+            self.refused.add(sequence)
+        return sequence not in self.refused
+
+    @single_threaded
     def tell(self, batch: Sequence[Actions], rewards: Sequence[float]) -> dict:
         """Learn from the oldest batch that is out: the reward of each of its sequences, on any real scale.
 
@@ -105,8 +154,58 @@ class PolicyGradient:
             raise ValueError(f"rewards must be numbers, or -inf for what failed, not {rewards}")
         samples, new = self.out.popleft()
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
-        self.reward_of.update(dict.fromkeys((s for s in samples if s in self.refused), -math.inf))
-        return self.update(samples)
+        children = list(self.reward_of)[-self.replay :] if self.replay else samples
+        metrics = {"update": self.updates, "samples": self.samples + len(samples), "children": len(self.reward_of)}
+        metrics |= {"reward": self.mean_reward(samples), "best_reward": self.best[1]}
+        metrics |= {"entropy": self.drawn.entropy.sum(1).mean().item(), "baseline": self.baseline}
+        self.updates, self.samples = self.updates + 1, metrics["samples"]
+        return metrics | {"loss": self.update(children) if children else 0.0}
+
+    def update(self, children: list[Actions]) -> float:
+        """One step of REINFORCE (§3.2), with the entropy as a reward (not in the paper); returns the loss."""
+        log_prob, tau = self.score(children)  # (n,), (n,)
+        R = self.scaled([self.reward_of[child] for child in children]) - tau * log_prob.detach()  # (n,) the mean of -log pi is the entropy
+
+        loss = -((R - self.baseline) * log_prob).mean()
+
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * R.mean().item()
+        return loss.item()
+
+    def score(self, children: Sequence[Actions]) -> tuple[Tensor, Tensor]:
+        """log pi of each child (n,), and tau (n,): `entropy_weight` as a share of a uniform policy's entropy, log N."""
+        depths = [torch.tensor(list(depth)) for _, depth in groupby(children, key=len)]  # (n of this depth, T)
+        log_prob = [self.controller(depth).log_prob.sum(1) for depth in depths]
+        log_n = [sum(map(math.log, self.controller.token_choices()[: depth.shape[1]])) for depth in depths]
+        tau = [torch.full_like(some, self.entropy_weight / (n or 1)) for some, n in zip(log_prob, log_n, strict=True)]
+        return torch.cat(log_prob), torch.cat(tau)
+
+    def scaled(self, rewards: Sequence[float]) -> Tensor:
+        """R of these rewards (n,): their ranks among all so far, or the rewards; what failed is the worst."""
+        chosen, known = (torch.tensor(list(some), dtype=torch.float64) for some in (rewards, self.reward_of.values()))
+        if self.reward_scale == "none":
+            finite = known[known.isfinite()]
+            return chosen.clamp(min=finite.min() if len(finite) else 0)
+        ordered = known.sort().values
+        below, up_to = (torch.searchsorted(ordered, chosen, right=right) for right in (False, True))
+        return (below + up_to).double() / len(ordered) - 1  # ties in the middle
+
+    @torch.no_grad()
+    def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
+        """These sequences, each with one reward or more, the best first: by R of the mean and tau log pi together.
+
+        tau log pi is the policy's own estimate of R, up to a constant, from all rewards.
+        """
+        log_prob, tau = self.score(list(rewards))
+        value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + tau * log_prob
+        return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]
+
+    def mean_reward(self, samples: Sequence[Actions]) -> float:
+        """Mean reward of those samples that did not fail; 0 if all did."""
+        rewards = [self.reward_of[sample] for sample in samples if self.reward_of[sample] > -math.inf]
+        return sum(rewards) / (len(rewards) or 1)
 
     def done(self, num_children: int) -> bool:
         """Whether nothing more is to be asked for."""
@@ -115,7 +214,7 @@ class PolicyGradient:
     @property
     def children(self) -> int:
         """How many distinct sequences have been asked for."""
-        return len(self.sampled) - len(self.refused)
+        return len(self.asked)
 
     @property
     def steps(self) -> int | None:
@@ -123,15 +222,9 @@ class PolicyGradient:
         return self.num_steps(self.children) if self.num_steps else None
 
     @property
-    def known(self) -> list[Actions]:
-        """What has been sampled of the next batch's depth."""
-        length = len(self.controller.token_choices(self.steps))
-        return [sequence for sequence in self.sampled if len(sequence) == length]
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all of the next batch's depth has been sampled."""
-        return len(self.known) == math.prod(self.controller.token_choices(self.steps))
+    def num_sequences(self) -> int:
+        """How many sequences the next batch could be of."""
+        return math.prod(self.controller.token_choices(self.steps))
 
     @property
     def best(self) -> tuple[Actions, float]:
@@ -141,77 +234,11 @@ class PolicyGradient:
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        if self.exhausted:
+        length = len(self.controller.token_choices(self.steps))
+        if sum(len(sequence) == length for sequence in (*self.asked, *self.refused)) == self.num_sequences:
             left_out = f", {len(self.refused)} are not allowed" if self.refused else ""
             return f"the space is exhausted: all {self.children} architectures were evaluated{left_out}"
-        if self.batches_without_new >= self.patience:
+        if self.samples_without_new >= self.patience:
             what = "that is allowed" if self.allowed else "new"
-            return f"the policy has collapsed: {self.patience} updates in a row sampled nothing {what}"
+            return f"{self.patience} samples of the policy in a row were nothing {what}"
         return None
-
-    def update(self, samples: list[Actions]) -> dict:
-        """One REINFORCE step on all that is remembered, or without replay on the batch; returns its metrics."""
-        children = list(self.reward_of)[-self.replay :] if self.replay else samples
-        place = {child: i for i, child in enumerate(self.reward_of)}
-        rows, batch = ([place[child] for child in some] for some in (children, samples))
-        rewards, scaled = self.scale()  # of all that were told
-        log_prob, entropy = self.score(children)  # (n,), (n,)
-        weight = self.weight(children, log_prob.detach())  # (n,)
-        advantage, baseline = self.advantage(rows, weight, rewards, scaled)  # (n,)
-        loss = self.loss(advantage, weight, log_prob, entropy, self.entropy_weight * scaled.std(correction=0))
-        self.updates += 1
-        self.samples += len(samples)
-        if self.replay:  # the more children an update learns from, the less it should forget of the updates before
-            self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + self.samples / 10)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        metrics = {"update": self.updates - 1, "samples": self.samples, "children": len(place.keys() - self.refused)}
-        metrics |= {"reward": rewards[batch].mean().item(), "best_reward": self.best[1], "baseline": baseline}
-        metrics |= {"policy_reward": (weight @ rewards[rows].to(weight)).item()}  # what the policy would get on average
-        return metrics | {"entropy": (weight @ entropy).item(), "loss": loss.item()}
-
-    def score(self, children: Sequence[Actions]) -> tuple[Tensor, Tensor]:
-        """log pi of each child (n,), and the entropies in nats of pi(. | a_<t) along its way, summed (n,)."""
-        depths = [self.controller(torch.tensor(list(depth))) for _, depth in groupby(children, key=len)]
-        return torch.cat([r.log_prob.sum(1) for r in depths]), torch.cat([r.entropy.sum(1) for r in depths])
-
-    def weight(self, children: Sequence[Actions], log_prob: Tensor) -> Tensor:
-        """How much each child counts (n,), 1 in all: as min(1, pi / pi_then), or without replay all alike.
-
-        Truncated importance weights (Espeholt et al. 2018): what has become unlikely since it was sampled counts less.
-        """
-        then = log_prob.new_tensor([self.sampled[child] for child in children])
-        return (bool(self.replay) * (log_prob - then).clamp(max=0)).softmax(0)
-
-    def loss(self, advantage: Tensor, weight: Tensor, log_prob: Tensor, entropy: Tensor, bonus: Tensor) -> Tensor:
-        """REINFORCE loss of n children with an entropy bonus (§3.2; the bonus is not in the paper).
-
-        The bonus, the mean of Σ_t H(pi(. | a_<t)), keeps the policy from narrowing too early; its gradient leaves out
-        how weight shifts between prefixes.
-        """
-        return -(weight * advantage * log_prob).sum() - bonus * (weight * entropy).sum()
-
-    def advantage(self, rows: list[int], weight: Tensor, rewards: Tensor, scaled: Tensor) -> tuple[Tensor, float]:
-        """R - b of each child (n,), and b as a reward: the moving average of the mean of all *earlier* updates.
-
-        On the chosen scale as it is now, so that an average of old ranks is never compared with new ones. The first
-        update has no b but the middle of the scale, 0.
-        """
-        average = torch.cat([self.average, self.average.new_zeros(len(rewards) - len(self.average))])
-        self.average = (self.baseline_decay * average).index_add(0, torch.tensor(rows), weight.to(average))
-        share = average / average.sum() if self.updates else average
-        baseline = rewards.mean() if self.reward_scale == "rank" and not self.updates else share @ rewards
-        return (scaled[rows] - share @ scaled).to(weight), baseline.item()
-
-    def scale(self) -> tuple[Tensor, Tensor]:
-        """All rewards (children,), what failed as the worst that did not, and the same as the gradient sees them."""
-        rewards = torch.tensor(list(self.reward_of.values()), dtype=torch.float64)
-        finite = rewards[rewards.isfinite()]
-        floored = rewards.clamp(min=finite.min() if len(finite) else 0)
-        if self.reward_scale == "none":
-            return floored, floored
-        ordered = rewards.sort().values
-        below = torch.searchsorted(ordered, rewards)
-        above = len(ordered) - torch.searchsorted(ordered, rewards, right=True)
-        return floored, (below - above).double() / len(ordered)  # ties in the middle

@@ -31,7 +31,6 @@ class Layer:
     filters: int
     conv: dict[str, Pair]  # what `nn.Conv2d` gets beside channels: kernel_size, padding, stride, ..., down and across
     inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
-    batch_norm: bool
     pool: bool  # max-pooling follows, where the map is large enough and the layer not the last
 
     def __str__(self) -> str:
@@ -110,7 +109,7 @@ class SmallSpace(SearchSpace):
         kernel, filters, padding = values["kernel"], values["filters"], values["padding"]
         conv = {"kernel_size": (kernel, kernel), "padding": (padding, padding)}
         text = f"k{kernel}f{filters}p{padding}"
-        return Layer(text, filters, conv, inputs=(number - 1,), batch_norm=False, pool=True)
+        return Layer(text, filters, conv, inputs=(number - 1,), pool=True)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class PaperSpace(SearchSpace):
         text = "c{}x{}f{}".format(*size, filters) + ("s{}x{}".format(*stride) if stride != (1, 1) else "")
         text += "i" + ".".join(map(str, inputs)) if inputs else ""
         conv = {"kernel_size": size, "padding": (size[0] // 2, size[1] // 2), "stride": stride}
-        return Layer(text, filters, conv, inputs or (0,), batch_norm=True, pool=False)
+        return Layer(text, filters, conv, inputs or (0,), pool=False)
 
 
 def parse_architecture(text: str) -> Architecture:
