@@ -52,9 +52,9 @@ class Controller(nn.Module):
         if ANCHOR in self.num_choices:
             self.w_prev, self.w_curr = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(2))
             self.v = nn.Linear(hidden_size, 1, bias=False)
+        self.double()  # so that no processor's rounding flips a sampled token, that of the next line's included
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)  # §4.1; the first policy is nearly uniform
-        self.double()  # so that no processor's rounding flips a sampled token
 
     def token_choices(self, num_steps: int | None = None) -> tuple[int, ...]:
         """The number of choices of each of the T tokens of the first steps, those of an anchor point written out."""

@@ -13,39 +13,41 @@ LEGEND = {"frameon": False, "fontsize": "small", "handlelength": 1, "columnspaci
 
 
 def plot_search(
-    path: Path, rows: Sequence[dict], policy: Sequence, tokens: Sequence[tuple], preferences: Sequence, title: str
+    path: Path, rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str
 ) -> None:
-    """Draw each child's accuracy, the policy's mean and the best so far, and below them the policy's choices over time.
+    """Draw each child's accuracy and what is handed over, and below them the policy's choices over time.
 
-    `rows` of the ledger, sorted by child; `policy`: the accuracy that it gets on average, after so many children, an
-    update each; `tokens` of the space; `preferences[update][token][choice]`: shares among samples, of the tokens that
-    were sampled then.
+    `rows` of the ledger, sorted by child; `best`: the row of the best network; `tokens` of the space;
+    `preferences[update][token][choice]`: shares among samples, of the tokens that were sampled then.
     """
     height = min(1.7 * tokens[-1][0], 16)  # inches, for all layers
     width = max(9, 1.9 * len(columns_of(tokens)))
     figure = Figure(figsize=(width, 3.6 + height), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
-    draw_accuracies(top, rows, policy)
+    draw_accuracies(top, rows, best)
     draw_choices(bottom, tokens, preferences)
     figure.savefig(path, dpi=120)
 
 
-def draw_accuracies(figure: SubFigure, rows: Sequence[dict], policy: Sequence) -> None:
-    """Each child's accuracy, their running mean, the policy's mean and the best so far."""
-    children = [row["child"] + 1 for row in rows]
+def draw_accuracies(figure: SubFigure, rows: Sequence[dict], best: dict) -> None:
+    """Each child's accuracy, their running mean beside that of the first ones, and the best network.
+
+    Nothing that is drawn as a line can rise unless children get better: a best so far or a mean of what the policy
+    remembers would rise on pure noise, too.
+    """
+    children = [row["child"] for row in rows]
     accuracy = 100 * np.array([row["val_accuracy"] for row in rows])
-    window = max(5, len(rows) // 10)
-    running_mean = [accuracy[max(0, i + 1 - window) : i + 1].mean() for i in range(len(rows))]
-    best = np.maximum.accumulate(accuracy)
+    window = min(len(rows), max(5, len(rows) // 10))
+    running_mean = [accuracy[i + 1 - window : i + 1].mean() for i in range(window - 1, len(rows))]
     axes = figure.subplots()
     low, high = shown_range(accuracy)
     axes.plot(children, accuracy, ".", color="0.6", label="child")
     if below := [child for child, a in zip(children, accuracy, strict=True) if a < low]:
         axes.plot(below, [low] * len(below), "v", color="0.6", clip_on=False, label="child below")
-    axes.plot(children, running_mean, color="tab:blue", label=f"mean of {window} children")
-    axes.plot([n for n, _ in policy], [100 * mean for _, mean in policy], color="tab:green", label="mean of the policy")
-    axes.plot(children, best, color="tab:orange", drawstyle="steps-post", label="best so far")
+    axes.axhline(running_mean[0], color="tab:blue", ls=":", label=f"mean of the first {window}")
+    axes.plot(children[window - 1 :], running_mean, color="tab:blue", label=f"mean of the latest {window}")
+    axes.plot(best["child"], 100 * best["val_accuracy"], "*", color="tab:orange", ms=14, label="best network")
     axes.set_ylim(low, high)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -95,32 +97,35 @@ def draw_choices(figure: SubFigure, tokens: Sequence[tuple], preferences: Sequen
     figure.supylabel("share in the policy, %", fontsize="medium")
 
 
-def plot_front(path: Path, rows: Sequence[dict], noise: float, title: str) -> None:
-    """Draw accuracy against parameters, of all children that did not fail, with the Pareto front numbered and listed.
+def plot_front(path: Path, rows: Sequence[dict], best: dict, noise: float, title: str) -> None:
+    """Draw accuracy against parameters, of all children that did not fail, and the front that leads to the best one.
 
-    `noise` of the best accuracy: a band below it, in which networks can't be told from the best.
+    `best`: its row; `noise`: the band below it in which networks can't be told from it. The front, numbered and listed:
+    smaller networks of which no smaller one is as accurate. What lies above the best was measured once and was lucky.
     """
-    rows = sorted(
-        (row for row in rows if "error" not in row), key=lambda row: (row["parameters"], -row["val_accuracy"])
-    )
+    rows = [row for row in rows if "error" not in row]
     if not rows:
         return
-    front = rows[:1]
-    for row in rows:
-        if row["val_accuracy"] > front[-1]["val_accuracy"]:
-            front.append(row)
+    top, front = best["val_accuracy"], []
+    for row in sorted(rows, key=lambda row: (row["parameters"], -row["val_accuracy"])):
+        if row["parameters"] < best["parameters"] and row["val_accuracy"] < top:
+            front += [row] if not front or row["val_accuracy"] > front[-1]["val_accuracy"] else []
+    front.append(best)
+    once, twice = (
+        [row for row in rows if (len(row.get("val_accuracies", "1")) > 1) == again] for again in (False, True)
+    )
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
     for some, style in (
-        (rows, {"ls": "", "color": "0.6", "label": "child"}),
+        (once, {"ls": "", "marker": ".", "color": "0.6", "label": "child, trained once"}),
+        (twice, {"ls": "", "marker": "o", "ms": 4, "color": "0.3", "label": "finalist, mean of two trainings"}),
         (front, {"color": "tab:orange", "drawstyle": "steps-post"}),
+        ([best], {"ls": "", "marker": "*", "ms": 14, "color": "tab:orange", "label": "best network"}),
     ):
-        points = [(row["parameters"], 100 * row["val_accuracy"]) for row in some]
-        axes.plot(*zip(*points, strict=True), marker=".", **style)
-    best = 100 * front[-1]["val_accuracy"]
-    axes.axhspan(
-        best - 100 * noise, best, color="tab:orange", alpha=0.12, lw=0, label="as good as the best, within its noise"
-    )
+        if some:
+            axes.plot(*zip(*((row["parameters"], 100 * row["val_accuracy"]) for row in some), strict=True), **style)
+    band = {"color": "tab:orange", "alpha": 0.12, "lw": 0, "label": "as good as the best, within the noise"}
+    axes.axhspan(100 * (top - noise), 100 * top, **band)
     for number, row in enumerate(front, start=1):
         place = row["parameters"], 100 * row["val_accuracy"]
         axes.annotate(str(number), place, (-3, 4), textcoords="offset points", ha="right", fontsize="small")

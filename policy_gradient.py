@@ -1,8 +1,13 @@
-"""REINFORCE (paper §3.2), with an exact entropy bonus, on all children that are remembered.
+"""REINFORCE (paper §3.2) with an exact entropy bonus, on all children that are remembered.
 
-    repeat: sample m new sequences a of choices from the policy π;  evaluate each: its reward, and of that the rank R
-            θ ← θ + lr · mean over the remembered a of (R − τ log π(a) − b) ∇ log π(a)
-            b ← decay · b + (1 − decay) · mean of R − τ log π(a)
+    repeat: sample m new sequences a of tokens from the policy pi, and evaluate them: R is the rank of a's reward
+            theta <- theta + lr * mean over the remembered a of (R - tau log pi(a) - b) grad log pi(a)
+            b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
+
+The mean of -log pi(a) is the policy's entropy: tau says what it is worth. On the batch alone, with tau = 0 and rewards
+instead of ranks, this is the paper's update. On all that is remembered its optimum is pi(a) ~ exp(R / tau): the best are
+the most probable, nothing is forgotten, and what is not known yet keeps a share. There it goes by the names log-variance
+or trajectory-balance loss, and path consistency (Nachum et al. 2017, Richter et al. 2020, Malkin et al. 2022).
 
 It works with any function from actions to a reward:
 
@@ -10,15 +15,11 @@ It works with any function from actions to a reward:
     for metrics in search.search(evaluate=sum, num_children=40):
         print(metrics)
     print(search.best)
-
-On the batch alone, with no bonus (τ = 0) and with rewards instead of ranks this is the paper's update. On everything
-remembered its optimum is π ∝ exp(R / τ): the best are the most probable and nothing is forgotten. It is also known as
-log-variance or trajectory-balance loss, or path consistency (Nachum et al. 2017, Richter et al. 2020, Malkin et al. 2022).
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import wraps
 from itertools import groupby, product
@@ -30,7 +31,7 @@ from torch import Tensor
 from controller import Controller, Rollout
 
 Actions = tuple[int, ...]
-DRAWN = 256  # samples that are drawn at once, to look for new ones
+DRAWN = 200  # samples that are drawn at once, to look for new ones
 MOST_LISTED = 2**15  # sequences of a space in which the last new ones are found by going through all
 
 
@@ -63,7 +64,9 @@ class PolicyGradient:
     children_per_update: int = 2  # m in §3.2
     update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
     lr: float = 0.02  # of Adam
-    entropy_weight: float = 0.4  # τ log N, the bonus of a uniform policy over N sequences, in units of R
+    entropy_weight: float = (
+        0.7  # tau log N, the bonus of a uniform policy over N sequences, for R of standard deviation 1
+    )
     baseline_decay: float = 0.5  # of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
     replay: int = 1000  # how many children, the latest, are remembered by an update; 0: only the batch (§3.2)
@@ -79,7 +82,7 @@ class PolicyGradient:
         self.refused: set[Actions] = set()  # sequences that are not allowed
         self.out: deque[Batch] = deque()  # asked for, not told yet
         self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: failed
-        self.baseline = self.entropy_weight  # b: at first of the middle of all ranks, 0, and a uniform policy
+        self.baseline = 0.0  # b
         self.drawn: Rollout | None = None  # the latest samples of the policy
         self.batches = self.updates = self.samples = self.samples_without_new = 0
 
@@ -126,7 +129,7 @@ class PolicyGradient:
         That order is as if they were sampled one by one without replacement (Kool et al. 2019): a sequence is the
         next in proportion to its probability.
         """
-        while self.samples_without_new < self.patience:
+        while self.samples_without_new < min(self.patience, self.num_sequences if self.replay else math.inf):
             self.drawn = self.controller(None, DRAWN, self.generator, self.steps)
             yield from map(tuple, self.drawn.actions.tolist())
         if self.replay and self.num_sequences <= MOST_LISTED:
@@ -156,7 +159,7 @@ class PolicyGradient:
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
         children = list(self.reward_of)[-self.replay :] if self.replay else samples
         metrics = {"update": self.updates, "samples": self.samples + len(samples), "children": len(self.reward_of)}
-        metrics |= {"reward": self.mean_reward(samples), "best_reward": self.best[1]}
+        metrics |= {"reward": self.mean_reward(samples), "best_reward": max(self.reward_of.values(), default=-math.inf)}
         metrics |= {"entropy": self.drawn.entropy.sum(1).mean().item(), "baseline": self.baseline}
         self.updates, self.samples = self.updates + 1, metrics["samples"]
         return metrics | {"loss": self.update(children) if children else 0.0}
@@ -164,25 +167,26 @@ class PolicyGradient:
     def update(self, children: list[Actions]) -> float:
         """One step of REINFORCE (§3.2), with the entropy as a reward (not in the paper); returns the loss."""
         log_prob, tau = self.score(children)  # (n,), (n,)
-        R = self.scaled([self.reward_of[child] for child in children]) - tau * log_prob.detach()  # (n,) the mean of -log pi is the entropy
+        R = self.scaled([self.reward_of[child] for child in children])  # (n,)
 
-        loss = -((R - self.baseline) * log_prob).mean()
+        loss = -((R - tau * log_prob - self.baseline).detach() * log_prob).mean()
 
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * R.mean().item()
+        mean = (R - tau * log_prob).mean().item()  # the mean of -log pi is the entropy
+        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * mean
         return loss.item()
 
     def score(self, children: Sequence[Actions]) -> tuple[Tensor, Tensor]:
-        """log pi of each child (n,), and tau (n,): `entropy_weight` as a share of a uniform policy's entropy, log N."""
+        """log pi of each child (n,), and tau (n,): of log N, a uniform policy's entropy, a share of R's spread."""
         depths = [torch.tensor(list(depth)) for _, depth in groupby(children, key=len)]  # (n of this depth, T)
-        log_prob = [self.controller(depth).log_prob.sum(1) for depth in depths]
-        log_n = [sum(map(math.log, self.controller.token_choices()[: depth.shape[1]])) for depth in depths]
-        tau = [torch.full_like(some, self.entropy_weight / (n or 1)) for some, n in zip(log_prob, log_n, strict=True)]
-        return torch.cat(log_prob), torch.cat(tau)
+        log_prob = torch.cat([self.controller(depth).log_prob.sum(1) for depth in depths])
+        log_n = [sum(map(math.log, self.controller.token_choices()[: len(child)])) or 1.0 for child in children]
+        spread = self.scaled(self.reward_of.values()).std(correction=0)
+        return log_prob, self.entropy_weight * spread / log_prob.new_tensor(log_n)
 
-    def scaled(self, rewards: Sequence[float]) -> Tensor:
+    def scaled(self, rewards: Collection[float]) -> Tensor:
         """R of these rewards (n,): their ranks among all so far, or the rewards; what failed is the worst."""
         chosen, known = (torch.tensor(list(some), dtype=torch.float64) for some in (rewards, self.reward_of.values()))
         if self.reward_scale == "none":

@@ -46,7 +46,8 @@ PAPER = {  # what --paper sets (§3.2, §4.1); the paper gives no decay of the b
     "controller_layers": 2, "hidden_size": 35, "controller_lr": 0.0006, "entropy_weight": 0.0, "replay": 0,
     "children_per_update": 8, "update_lag": 0, "reward_exponent": 3.0, "reward_scale": "none", "num_finalists": 0,
 }  # fmt: skip
-PROGRESS = "reward {reward:.4f}, policy {policy_reward:.4f}, baseline {baseline:.4f}, best {best_reward:.4f}"
+CHOSEN_BY = "highest sum of the accuracy's rank and what the policy expects of it"
+PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
 
 # --- search -------------------------------------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ def generate(args: argparse.Namespace) -> None:
     ):
         save_time = partial(clock.save, workers.num_workers)
         train = partial(workers.submit, train_and_record, workers, recipe, device, args.reward_exponent)
-        out, updates, shares = deque(), [], [controller.preferences(num_steps=search.steps)]
+        out, shares = deque(), []
         while out or not search.done(args.num_children):
             while len(out) <= args.update_lag and not search.done(args.num_children):
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
@@ -76,16 +77,15 @@ def generate(args: argparse.Namespace) -> None:
                 out.append((batch, [train(row, ledger, bar) for row in rows]))  # §3.2: those that are new are trained
             batch, trainings = out.popleft()
             rewards = [training.result()["reward"] for training in trainings]
-            updates.append(search.tell(batch, rewards))  # §3.2: REINFORCE
-            shares.append(controller.preferences(num_steps=search.steps))
-            show(updates[-1], events, bar)
+            shares.append(shares_of_choices(search))
+            show(search.tell(batch, rewards), events, bar)  # §3.2: REINFORCE
             if bar.n > bar.initial:
                 save_time()
         bar.close()
         if not ledger.rows:
             raise InputError(f"{none_within(search, space, data)}: raise --max_parameters or --max_flops")
-        ranking = train_finalists(args, space, ledger.rows, train, save_time)
-        save_search(args, controller, ledger.rows, ranking, updates, shares, noise_of_best(ledger.rows, data))
+        ranking = train_finalists(args, search, ledger.rows, train, save_time)
+        save_search(args, controller, ledger.rows, ranking, shares, noise_of_accuracy(ranking, data))
     report(args, ledger.rows, ranking, search, clock, data, recipe)
 
 
@@ -143,20 +143,23 @@ def count_finalists(num_children: int, limit: int) -> int:
 
 
 def train_finalists(
-    args: argparse.Namespace, space: SearchSpace, rows: dict, train: Callable, save_time: Callable
+    args: argparse.Namespace, search: PolicyGradient, rows: dict, train: Callable, save_time: Callable
 ) -> list[dict]:
-    """Train the best few children once more with another seed: one noisy accuracy can't tell them apart.
+    """Train the first few of the ranking once more with another seed: one noisy accuracy can't tell them apart.
 
-    Returns their rows, the best mean reward first, with the `val_accuracies` of the trainings that did not fail; all
-    rows, the best first, if there are no finalists.
+    Returns their rows, the network to hand over first, with the `val_accuracies` of the trainings that did not fail;
+    all rows if there are no finalists.
     """
-    ranking = utils.ranked(rows.values())
+    ranking = ranked(search, rows.values())
     finalists = [row | {"val_accuracies": [row["val_accuracy"]]} for row in ranking if "error" not in row]
     finalists = finalists[: count_finalists(args.num_children, args.num_finalists)]
     if not finalists:
         return ranking
     ledger = utils.Ledger(args.run_dir / "finalists.jsonl")
-    todo = [describe(row["child"], row["update"], space, row["actions"], args.seed, "finalist") for row in finalists]
+    todo = [
+        describe(row["child"], row["update"], make_space(args), row["actions"], args.seed, "finalist")
+        for row in finalists
+    ]
     new = sum(ledger.find(row) is None for row in todo)
     with ledger.file, tqdm(total=new, unit="finalist", dynamic_ncols=True, disable=not new) as bar:
         trainings = [train(row, ledger, bar) for row in todo]
@@ -168,7 +171,13 @@ def train_finalists(
             if "error" not in again:
                 finalist["val_accuracies"].append(again["val_accuracy"])
                 finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
-    return utils.ranked(finalists)
+    return ranked(search, finalists)
+
+
+def ranked(search: PolicyGradient, rows: Collection[dict]) -> list[dict]:
+    """Rows in the order in which the search would hand over their networks."""
+    row_of = {tuple(row["actions"]): row for row in sorted(rows, key=lambda row: row["child"])}
+    return [row_of[actions] for actions in search.ranking({a: [row["reward"]] for a, row in row_of.items()})]
 
 
 # --- from flags to what they describe -----------------------------------------------------------------------------
@@ -249,6 +258,7 @@ def search_config(args: argparse.Namespace, data: Data, recipe: Recipe, device: 
             "num_finalists", "architecture", "eval_epochs", "num_seeds", "references", "paper")  # fmt: skip
     settings = {name: value for name, value in flags.items() if name not in free}
     settings |= {"dataset": datasets.short_name(args.dataset), "recipe": asdict(recipe), "device": device}
+    settings["version"] = utils.VERSION  # another one may sample and train otherwise
     settings["images"] = None if args.dataset in datasets.BUILT_IN else datasets.fingerprint(data)
     return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
 
@@ -267,29 +277,33 @@ def event_writer(folder: Path):
 
 def show(metrics: dict, events, bar: tqdm) -> None:
     """An update's metrics in TensorBoard and beside the progress bar."""
-    for name in ("reward", "policy_reward", "best_reward", "baseline", "entropy", "loss"):
+    for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
         events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
     bar.set_postfix_str(PROGRESS.format(**metrics))
 
 
-def noise_of_best(rows: dict, data: Data) -> float:
-    """The standard error of the best child's accuracy, a share of the validation images.
+def shares_of_choices(search: PolicyGradient) -> list[list[float]]:
+    """Share of each choice at each step, T lists, among the latest samples of the policy."""
+    actions = search.drawn.actions.T  # (T, samples)
+    counts = map(torch.bincount, actions, [None] * len(actions), search.controller.token_choices())
+    return [(count / actions.shape[1]).tolist() for count in counts]
 
-    With one more image right and one more wrong (Agresti & Coull 1998), so that 100 % of a few images is not certain.
+
+def noise_of_accuracy(ranking: list[dict], data: Data) -> float:
+    """What two finalists' mean accuracies may differ by without meaning anything: a standard deviation.
+
+    Of one training, told by the finalists' two, or of the validation images, whichever is larger; for these with one
+    more image right and one more wrong (Agresti & Coull 1998), so that 100 % of a few images is not certain.
     """
+    pairs = [row["val_accuracies"] for row in ranking if len(row.get("val_accuracies", ())) == 2]
+    of_training = math.sqrt(sum((a - b) ** 2 / 2 for a, b in pairs) / (len(pairs) or 1))
     n = len(data.held_out.labels)
-    best = (n * max(row["val_accuracy"] for row in rows.values()) + 1) / (n + 2)
-    return math.sqrt(best * (1 - best) / (n + 2))
+    accuracy = (n * ranking[0]["val_accuracy"] + 1) / (n + 2)
+    return max(of_training, math.sqrt(accuracy * (1 - accuracy) / (n + 2)))
 
 
 def save_search(
-    args: argparse.Namespace,
-    controller: Controller,
-    rows: dict,
-    ranking: list,
-    updates: list,
-    shares: list,
-    noise: float,
+    args: argparse.Namespace, controller: Controller, rows: dict, ranking: list, shares: list, noise: float
 ) -> None:
     """Write controller.pt, best.json and the pictures."""
     import plots  # here, because worker processes import this file and none needs matplotlib
@@ -305,16 +319,15 @@ def save_search(
         "strategy": args.strategy,
         "children": len(rows),
     }
-    best["chosen_by"] = f"highest reward of {len(rows)} children, of equal ones the earliest"
+    best["chosen_by"] = f"{CHOSEN_BY}, of {len(rows)} children"
     if "val_accuracies" in ranking[0]:
-        best["chosen_by"] = f"highest mean reward of two trainings, among the {len(ranking)} best children"
+        best["chosen_by"] = f"{CHOSEN_BY}, of two trainings, among the first {len(ranking)} of {len(rows)} children"
         best["finalists"] = [{key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking]
     utils.write_json(args.run_dir / "best.json", best)
     ordered = [rows[child] for child in sorted(rows)]
     title = f"{args.strategy} search on {best['dataset']}: {len(rows)} children, seed {args.seed}"
-    policy = [(update["children"], update["policy_reward"] ** (1 / args.reward_exponent)) for update in updates]
-    plots.plot_search(args.run_dir / "search.png", ordered, policy, make_space(args).tokens, shares, title)
-    plots.plot_front(args.run_dir / "front.png", with_finalists(rows, ranking), noise, title)
+    plots.plot_search(args.run_dir / "search.png", ordered, ranking[0], make_space(args).tokens, shares, title)
+    plots.plot_front(args.run_dir / "front.png", with_finalists(rows, ranking), ranking[0], noise, title)
     if args.space == "paper":
         network = parse_architecture(best["architecture"])
         plots.plot_architecture(
@@ -327,11 +340,10 @@ def with_finalists(rows: dict, ranking: list[dict]) -> list[dict]:
     return list((rows | {row["child"]: row for row in ranking}).values())
 
 
-def smallest(rows: Collection[dict], noise: float) -> dict:
-    """The child with the fewest parameters whose accuracy is at most `noise` below the best."""
-    floor = max(row["val_accuracy"] for row in rows) - noise
-    good = (row for row in rows if row["val_accuracy"] >= floor)
-    return min(good, key=lambda row: ("error" in row, row["parameters"], row["child"]))
+def smallest(finalists: Sequence[dict], noise: float) -> dict:
+    """The finalist with the fewest parameters whose mean accuracy is at most `noise` below the first one's."""
+    good = (row for row in finalists if row["val_accuracy"] >= finalists[0]["val_accuracy"] - noise)
+    return min(good, key=lambda row: (row["parameters"], row["child"]))
 
 
 def report(
@@ -359,15 +371,16 @@ def report(
     twice = f", the best {len(finalists)} twice" if finalists else ""
     print(f"children            {len(rows)} trained{twice} ({failed} failed)")
     batch_size, _, steps = training_steps(recipe, len(data.train.labels))
-    n, noise = len(data.held_out.labels), noise_of_best(rows, data)
+    n, noise = len(data.held_out.labels), noise_of_accuracy(ranking, data)
     print(f"each training       {steps} steps of {batch_size} images")
     same = data.held_out.labels.bincount().max().item() / n
     print(
         f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; always the same class gives {same:.2%}"
     )
-    small = smallest(trainings, noise)
-    line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
-    print(f"{line.format(**small)} (within the noise of the best child, {noise:.2%})")
+    if finalists:
+        line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
+        print(line.format(**smallest(finalists, noise)))
+        print(f"differences         below {noise:.2%} mean nothing: a standard deviation of the finalists' accuracies")
     if search.refused:
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
@@ -494,15 +507,16 @@ def make_parser() -> Parser:
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer of the controller (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers of the controller (paper: 2)")
     add("--controller_lr", type=number(float, 0), default=0.02,
-        help="Adam's learning rate: how far an update moves the policy (falls with --replay; paper: 0.0006)")
-    add("--entropy_weight", type=number(float, 0), default=0.22,
-        help="exploration bonus for each nat of the policy's entropy; more explores more (paper: 0)")
+        help="Adam's learning rate: how far an update moves the policy (paper: 0.0006)")
+    add("--entropy_weight", type=number(float, 0), default=0.7,
+        help="exploration: what the entropy of a uniform policy is worth, for rewards of standard deviation 1; "
+        "more explores more (paper: 0)")
     add("--baseline_decay", type=number(float, 0, 1), default=0.5,
         help="how slowly the moving average forgets; 0: only the last batch; near 1: long memory")
     add("--reward_exponent", type=positive, default=1.0,
         help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
-        help="the latest so many children are learned from in every update; 0: only the batch (paper: 0)")
+        help="the latest so many children are learned from in every update; 0: only the batch, with repeats (paper: 0)")
     add("--reward_scale", choices=("rank", "none"), default="rank",
         help="learn from the rank among the rewards so far, or from the reward itself (paper: none)")
 

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parent
+VERSION = "1.1.0"
 
 
 class InputError(Exception):
@@ -210,6 +211,11 @@ def continued(config_file: Path, config: dict, empty: bool = False) -> list[dict
     if empty:
         return []
     now, then = json.loads(json.dumps(config["settings"])), before["settings"]
+    if now.get("version") != then.get("version"):
+        raise InputError(
+            f"{config_file.parent} holds a search of version {then.get('version', '1.0')} of this program, "
+            f"which version {now.get('version')} can't continue: choose another --run_dir"
+        )
     changed = [difference(key, value, then.get(key)) for key, value in now.items() if then.get(key) != value]
     if config["num_children"] < before["num_children"]:
         changed.append(f"num_children is {config['num_children']} now, was {before['num_children']}")

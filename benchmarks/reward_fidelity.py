@@ -84,7 +84,9 @@ def read() -> dict[tuple[str, str, int], dict]:
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks along the last axis; equal values share their mean rank."""
-    return (values[..., :, None] > values[..., None, :]).sum(-1) + (values[..., :, None] == values[..., None, :]).sum(-1) / 2
+    return (values[..., :, None] > values[..., None, :]).sum(-1) + (values[..., :, None] == values[..., None, :]).sum(
+        -1
+    ) / 2
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -139,7 +141,9 @@ def summarize() -> dict:
 def main() -> None:
     train()
     result = summarize()
-    write_json(RESULTS / "reward_fidelity.json", result | {"command": "python -m benchmarks.reward_fidelity"} | environment())
+    write_json(
+        RESULTS / "reward_fidelity.json", result | {"command": "python -m benchmarks.reward_fidelity"} | environment()
+    )
     for name, row in result["recipes"].items():
         print(f"{name:<28} {row['seconds']:5.1f} s   all {row['all_val']:.2f}   best tenth {row['best_tenth_val']:.2f}")
 

@@ -1,7 +1,6 @@
 """The controller against the paper's equations written out, and against enumeration of small spaces."""
 
 import itertools
-import math
 import re
 
 import pytest
@@ -145,7 +144,7 @@ def test_every_weight_starts_uniform_between_minus_and_plus_0_08():
     torch.manual_seed(0)
     for name, weight in Controller([100, ANCHOR, 100, ANCHOR]).named_parameters():
         if weight.numel() >= 6400:
-            assert (weight.min().item(), weight.max().item()) == pytest.approx((-0.08, 0.08), abs=1e-4), name
+            assert (weight.min().item(), weight.max().item()) == pytest.approx((-0.08, 0.08), abs=2e-4), name
         assert weight.abs().max() <= 0.08, name
         assert weight.std().item() == pytest.approx(0.16 / 12**0.5, rel=0.2), name
 
@@ -249,101 +248,3 @@ def test_the_first_policy_is_nearly_uniform():
     torch.manual_seed(0)
     probability = Controller([5, 5, 5])(torch.tensor(list(itertools.product(range(5), repeat=3)))).log_prob.sum(1).exp()
     assert probability.max() / probability.min() < 2
-
-
-def test_preferences_are_shares_of_samples():
-    torch.manual_seed(0)
-    controller = Controller([3, 5])
-    torch.nn.init.constant_(controller.heads["step_0"].bias, 0)
-    with torch.no_grad():
-        controller.heads["step_0"].bias[2] = 50.0  # certain
-    first, second = controller.preferences(num_samples=100)
-    assert first == [0, 0, 1]
-    assert len(second) == 5 and sum(second) == pytest.approx(1)
-
-
-def shares(controller: Controller, num_samples: int, seed: int, num_steps: int | None = None) -> list[list[float]]:
-    """By counting, one token and one choice after the other."""
-    actions = controller(None, num_samples, torch.Generator().manual_seed(seed), num_steps).actions.tolist()
-    return [
-        [sum(sequence[t] == choice for sequence in actions) / num_samples for choice in range(n)]
-        for t, n in enumerate(controller.token_choices()[: len(actions[0])])
-    ]
-
-
-def test_preferences_count_256_samples_of_seed_0_unless_told_otherwise(controller):
-    before = torch.get_rng_state()
-    assert controller.preferences() == shares(controller, 256, seed=0)
-    assert controller.preferences(8) == shares(controller, 8, seed=0)  # so few that some choices are missing
-    assert controller.preferences(128, 7) == shares(controller, 128, seed=7) != shares(controller, 128, seed=0)
-    assert controller.preferences(seed=1, num_steps=2) == shares(controller, 256, seed=1, num_steps=2)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_preferences_keep_a_choice_that_was_never_sampled():
-    controller = Controller([4, 3])
-    with torch.no_grad():
-        controller.heads["step_0"].bias[1] = 50.0
-        controller.heads["step_1"].bias[0] = 50.0
-    assert controller.preferences(num_samples=8) == [[0, 1, 0, 0], [1, 0, 0]]
-
-
-def test_preferences_keep_no_graph(controller):
-    rollouts = []
-    controller.register_forward_hook(lambda *call: rollouts.append(call[2]))
-    controller.preferences(num_samples=2)
-    assert not rollouts[0].log_prob.requires_grad
-
-
-# --- sampling what is not known -----------------------------------------------------------------------------------
-
-
-def sampling_probability(controller: Controller, sequence: list[int], known: torch.Tensor | None) -> float:
-    """The probability with which a sequence is sampled: its tokens forced, the weights of each draw written down."""
-    tokens, probabilities = iter(sequence), []
-
-    def forced(weights, num_samples, generator):
-        token = next(tokens)
-        probabilities.append((weights[0, token] / weights.sum()).item())
-        return torch.tensor([[token]])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "multinomial", forced)
-        rollout = controller(num_samples=1, known=known)
-    assert rollout.actions[0].tolist() == list(sequence)
-    torch.testing.assert_close(rollout.log_prob, controller(rollout.actions).log_prob)  # the policy's own
-    return math.prod(probabilities)
-
-
-@pytest.mark.parametrize("num_known", [1, 7, -1])
-def test_what_is_known_is_left_out_and_the_rest_keeps_its_proportions(controller, num_known):
-    """pi(a) / (1 - pi(known)) of every other sequence, by enumeration; -1: all but one are known."""
-    everything = all_actions(controller)
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(1))
-    known, others = everything[order[:num_known]], everything[order[num_known:]]
-    policy = controller(others).log_prob.sum(1).exp()
-    for sequence, p in zip(others.tolist(), policy / policy.sum(), strict=True):
-        assert sampling_probability(controller, sequence, known) == pytest.approx(p.item(), abs=1e-9)
-    samples = controller(num_samples=50, generator=torch.Generator().manual_seed(0), known=known).actions
-    assert not {*map(tuple, known.tolist())} & {*map(tuple, samples.tolist())}
-
-
-def test_what_rounding_leaves_nothing_of_is_sampled_all_alike():
-    """A policy that is certain of what is known: its other sequences have a probability of 1e-130."""
-    controller = Controller([3, 3])
-    with torch.no_grad():
-        for head in controller.heads.values():
-            head.bias[0] = 300.0
-    known = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0]])
-    assert sampling_probability(controller, [1, 1], known) == pytest.approx(1 / 4)
-    assert sampling_probability(controller, [2, 0], known) == pytest.approx(1 / 2)
-    samples = controller(num_samples=200, generator=torch.Generator().manual_seed(0), known=known).actions
-    assert {*map(tuple, samples.tolist())} == {(1, 1), (1, 2), (2, 0)}
-
-
-def test_the_known_are_shallow_where_the_samples_are():
-    torch.manual_seed(0)
-    controller = Controller([3, ANCHOR] * 3, names=["a", "anchor"] * 3, hidden_size=8)
-    shallow = torch.tensor([[a, b, skip] for a in range(3) for b in range(3) for skip in range(2)][:-1])
-    samples = controller(num_samples=5, generator=torch.Generator().manual_seed(0), num_steps=4, known=shallow).actions
-    assert samples.tolist() == [[2, 2, 1]] * 5

@@ -48,11 +48,11 @@ def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: in
 # --- the child ----------------------------------------------------------------------------------------------------
 
 
-def test_two_layers_are_the_original_network():
-    """Sizes worked out by hand: 28 -5+1-> 24 -pool-> 12 -5+2+1-> 10."""
+def test_two_layers_are_the_original_network_with_batch_norm():
+    """Sizes worked out by hand: 28 -5+1-> 24 -pool-> 12 -5+2+1-> 10; batch norm has two numbers a filter, no bias."""
     rows = summarize(Child(MIDDLE, (1, 28, 28), 10), (1, 28, 28))
     assert [row.output_shape for row in rows] == [(16, 24, 24), (32, 10, 10), (84,), (10,)]
-    assert [row.parameters for row in rows] == [16 * 26, 32 * (16 * 25 + 1), 84 * 3201, 10 * 85]
+    assert [row.parameters for row in rows] == [16 * (25 + 2), 32 * (16 * 25 + 2), 84 * 3201, 10 * 85]
     assert rows[0].flops == 2 * 25 * 16 * 24 * 24
     assert rows[1].flops == 2 * 25 * 16 * 32 * 10 * 10
     assert rows[2].flops == 2 * 3200 * 84
@@ -61,20 +61,32 @@ def test_two_layers_are_the_original_network():
 def test_the_child_computes_what_its_description_says():
     child = Child(MIDDLE, (1, 28, 28), 10)
     x = torch.randn(3, 1, 28, 28)
-    first, second = child.convs
-    maps = torch.nn.functional.conv2d(x, first.weight, first.bias).relu()
-    maps = torch.nn.functional.max_pool2d(maps, 2)
-    maps = torch.nn.functional.conv2d(maps, second.weight, second.bias, padding=1).relu()
+    (first, second), norms = child.convs, child.norms
+    for norm in norms:  # a negative factor tells whether the pooling comes before it
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    maps = torch.nn.functional.max_pool2d(torch.nn.functional.conv2d(x, first.weight), 2)
+    maps = normalized(maps, norms[0]).relu()
+    maps = normalized(torch.nn.functional.conv2d(maps, second.weight, padding=1), norms[1]).relu()
     expected = child.classifier(child.hidden(maps.permute(0, 2, 3, 1).flatten(1)).relu())
     torch.testing.assert_close(child(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def normalized(maps: torch.Tensor, norm: torch.nn.BatchNorm2d) -> torch.Tensor:
+    """Batch normalisation in training, by its definition."""
+    variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0, keepdim=True)
+    return (maps - mean) / (variance + 1e-5).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
 def test_a_summary_names_each_layer_and_counts_what_it_costs():
-    """By hand: 2 per multiply-add; a bias only where no batch norm follows, which has two numbers for each filter."""
+    """By hand: 2 per multiply-add; instead of a bias, batch norm's two numbers for each filter."""
     child = Child(parse_architecture("k5f16p0-k3f8p2"), (1, 28, 28), 7)
     assert summarize(child, (1, 28, 28)) == [
-        LayerSummary("Conv2d(1, 16, kernel_size=(5, 5))", (16, 24, 24), 16 * 26, 2 * 25 * 16 * 24 * 24),
-        LayerSummary("Conv2d(16, 8, kernel_size=(3, 3), padding=(2, 2))", (8, 14, 14), 8 * 145, 2 * 144 * 8 * 14 * 14),
+        LayerSummary("Conv2d(1, 16, kernel_size=(5, 5)), batch norm", (16, 24, 24), 16 * 27, 2 * 25 * 16 * 24 * 24),
+        LayerSummary(
+            "Conv2d(16, 8, kernel_size=(3, 3), padding=(2, 2)), batch norm",
+            *((8, 14, 14), 8 * 146, 2 * 144 * 8 * 14 * 14),
+        ),
         LayerSummary("Linear(in_features=1568, out_features=84)", (84,), 84 * 1569, 2 * 84 * 1568),
         LayerSummary("Linear(in_features=84, out_features=7)", (7,), 7 * 85, 2 * 7 * 84),
     ]
@@ -97,7 +109,7 @@ def test_a_summary_names_each_layer_and_counts_what_it_costs():
 
 def convolution(number: int, filters: int = 1, pool: bool = False, **conv: tuple[int, int]) -> Layer:
     """A layer that none of the spaces has."""
-    return Layer(f"layer{number}", filters, conv, (number - 1,), batch_norm=False, pool=pool)
+    return Layer(f"layer{number}", filters, conv, (number - 1,), pool=pool)
 
 
 def test_a_layer_may_be_any_convolution():
@@ -107,8 +119,8 @@ def test_a_layer_may_be_any_convolution():
     child = Child(dilated, (2, 9, 9), 3)
     assert summarize(child, (2, 9, 9)) == [
         LayerSummary(
-            "Conv2d(2, 1, kernel_size=(3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3))",
-            *((1, 7, 3), 1 * 2 * 6 + 1, 2 * 1 * 2 * 6 * 7 * 3),
+            "Conv2d(2, 1, kernel_size=(3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3)), batch norm",
+            *((1, 7, 3), 1 * 2 * 6 + 2, 2 * 1 * 2 * 6 * 7 * 3),
         ),
         LayerSummary("Linear(in_features=1, out_features=3)", (3,), 6, 6),
     ]
@@ -120,8 +132,8 @@ def test_a_layer_may_be_any_convolution():
     for row in range(7):
         for column in range(3):
             window = padded[:, :, row : row + 5 : 2, 2 * column : 2 * column + 4 : 3]
-            maps[:, 0, row, column] = (conv.weight[0] * window).sum((1, 2, 3)) + conv.bias[0]
-    expected = child.classifier(maps.relu().mean((2, 3)))
+            maps[:, 0, row, column] = (conv.weight[0] * window).sum((1, 2, 3))
+    expected = child.classifier(normalized(maps, child.norms[0]).relu().mean((2, 3)))
     torch.testing.assert_close(child(x), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -163,11 +175,10 @@ def test_a_map_is_pooled_from_8_pixels_in_height_and_width(shape, pooled):
 def test_what_a_child_is_made_of(text):
     architecture = parse_architecture(text)
     child = Child(architecture, (3, 16, 16), 10)
-    assert child.architecture is architecture and architecture.layers[0].batch_norm == text.startswith("c")
+    assert child.architecture is architecture
     for conv, norm, layer in zip(child.convs, child.norms, architecture.layers, strict=True):
         assert {name: getattr(conv, name) for name in layer.conv} == layer.conv
-        assert (conv.bias is None) == layer.batch_norm
-        assert type(norm) is (torch.nn.BatchNorm2d if layer.batch_norm else torch.nn.Identity)
+        assert conv.bias is None and type(norm) is torch.nn.BatchNorm2d and norm.num_features == layer.filters
         assert conv.weight.is_contiguous(memory_format=torch.channels_last) and conv.weight.requires_grad
     if text.startswith("c"):
         assert child.hidden is None and child.classifier.in_features == 36
@@ -392,7 +403,7 @@ def test_adam_is_told_its_settings():
     assert muon.defaults == {"lr": 0.456, "momentum": 0.3}
     assert {id(p) for p in muon.param_groups[0]["params"]} == {id(conv.weight) for conv in child.convs}
     others = [p for name, p in child.named_parameters() if not ("convs" in name and "weight" in name)]
-    assert list(map(id, adam.param_groups[0]["params"])) == list(map(id, others)) and len(others) == 6
+    assert list(map(id, adam.param_groups[0]["params"])) == list(map(id, others)) and len(others) == 8
     (adam,) = make_optimizers(child, replace(recipe, optimizer="adam"))
     assert list(map(id, adam.param_groups[0]["params"])) == list(map(id, child.parameters()))
 

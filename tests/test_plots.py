@@ -22,32 +22,71 @@ def figures(monkeypatch) -> list:
 
 
 def rows(n: int) -> list[dict]:
-    return [{"child": i, "val_accuracy": 0.9 + i / 1000, "reward": (0.9 + i / 1000) ** 3} for i in range(n)]
+    return [
+        {"child": i, "val_accuracy": 0.9 + i / 1000, "parameters": 100 + 10 * i, "architecture": f"a{i}"}
+        for i in range(n)
+    ]
 
 
 def uniform(space, num_tokens: int) -> list[list[float]]:
     return [[1 / len(choices)] * len(choices) for _, _, choices in space.tokens[:num_tokens]]
 
 
-def test_the_upper_panel_shows_accuracies_in_per_cent_whatever_the_reward(figures, tmp_path):
-    space = SmallSpace()
-    policy = [(5, 0.905), (30, 0.92)]
-    plots.plot_search(tmp_path / "search.png", rows(30), policy, space.tokens, [uniform(space, 6)] * 7, "title")
+def test_the_upper_panel_shows_children_their_mean_and_the_best_network(figures, tmp_path):
+    """Numbered as in the report; a line for the mean of the first, to compare with."""
+    space, best = SmallSpace(), {"child": 27, "val_accuracy": 0.925}
+    plots.plot_search(tmp_path / "search.png", rows(30), best, space.tokens, [uniform(space, 6)] * 7, "title")
     axes = figures[0].axes[0]
     assert axes.get_ylabel() == "validation accuracy, %" and (tmp_path / "search.png").stat().st_size > 10_000
-    children, mean, policy, best = axes.lines
-    np.testing.assert_allclose(children.get_ydata(), [90 + i / 10 for i in range(30)])
-    np.testing.assert_allclose(best.get_ydata(), children.get_ydata())
-    assert mean.get_ydata()[-1] == pytest.approx(92.7)  # of the last five
-    np.testing.assert_allclose(policy.get_xydata(), [(5, 90.5), (30, 92)])
+    children, first, mean, star = axes.lines
+    np.testing.assert_allclose(children.get_xydata(), [(i, 90 + i / 10) for i in range(30)])
+    assert mean.get_xydata()[-1] == pytest.approx((29, 92.7)) and len(mean.get_xydata()) == 26  # of five
+    assert set(first.get_ydata()) == {mean.get_ydata()[0]} and mean.get_ydata()[0] == pytest.approx(90.2)
+    assert star.get_xydata().tolist() == [[27, 92.5]]
     for cell, choices in zip(figures[0].axes[1:4], ("357", ["8", "16", "32"], "012"), strict=True):
         assert [text.get_text() for text in cell.get_legend().get_texts()] == list(choices)
+
+
+def test_no_line_rises_on_noise(figures, tmp_path):
+    """Accuracies that nothing can be learned from, 40 times: every line ends where it began, on average."""
+    rises = []
+    for seed in range(40):
+        noise = np.random.default_rng(seed).uniform(0.98, 0.99, 60)
+        children = [{"child": i, "val_accuracy": accuracy} for i, accuracy in enumerate(noise)]
+        figure = Figure()
+        plots.draw_accuracies(figure.subfigures(), children, children[0])
+        lines = [
+            line.get_ydata()
+            for line in figure.axes[0].lines
+            if len(line.get_ydata()) > 1 and line.get_linestyle() != "None"
+        ]
+        rises.append([line[-1] - line[0] for line in lines])
+    mean, error = np.mean(rises, 0), np.std(rises, 0, ddof=1) / 40**0.5
+    assert len(mean) >= 2 and (np.abs(mean) <= 3 * error).all()
+
+
+def test_the_front_leads_to_the_best_network(figures, tmp_path):
+    """What lies above it was lucky once, and what is larger is not on the way."""
+    children = [row | {"val_accuracies": [0.9] * (1 + (i in (20, 28)))} for i, row in enumerate(rows(30))]
+    children[10]["val_accuracy"] = 0.95
+    plots.plot_front(tmp_path / "front.png", children, children[20], 0.004, "title")
+    axes = figures[0].axes[0]
+    once, twice, front, star = axes.lines[:4]
+    assert len(once.get_xdata()) == 28 and sorted(twice.get_xdata()) == [300, 380]
+    expected = [(100 + 10 * i, 90 + i / 10) for i in range(21) if i != 10]
+    np.testing.assert_allclose(front.get_xydata(), expected)
+    np.testing.assert_allclose(star.get_xydata(), expected[-1:])
+    (band,) = axes.patches
+    assert band.get_extents().transformed(axes.transData.inverted()).y1 == pytest.approx(92)
+    assert band.get_extents().transformed(axes.transData.inverted()).y0 == pytest.approx(91.6)
 
 
 def test_layers_are_drawn_from_the_update_on_in_which_they_are_sampled(figures, tmp_path):
     space = PaperSpace(4)
     two, three = uniform(space, 7), uniform(space, 12)  # tokens of two and of three layers; a fourth never comes
-    plots.plot_search(tmp_path / "search.png", rows(9), [], space.tokens, [two, two, three, three, three], "title")
+    plots.plot_search(
+        tmp_path / "search.png", rows(9), rows(9)[3], space.tokens, [two, two, three, three, three], "title"
+    )
     cells = np.array(figures[0].axes[1:]).reshape(4, 4)  # height, width, filters, input
     first = [[None if not cell.get_visible() else cell.dataLim.x0 for cell in row] for row in cells]
     assert first == [[0, 0, 0, None], [0, 0, 0, 0], [2, 2, 2, 2], [None] * 4]

@@ -59,7 +59,7 @@ def small_layer(text: str, number: int) -> Layer:
     """A layer of the small space, from the digits of its text alone."""
     kernel, filters, padding = map(int, re.findall("[0-9]+", text))
     conv = {"kernel_size": (kernel, kernel), "padding": (padding, padding)}
-    return Layer(text, filters, conv, (number - 1,), batch_norm=False, pool=True)
+    return Layer(text, filters, conv, (number - 1,), pool=True)
 
 
 def test_all_values_of_the_small_space():
@@ -101,7 +101,7 @@ def test_all_values_of_the_papers_space():
         height, width, stride, n = sides[a], sides[b], (strides[c], strides[d]), filters[e]
         text = f"c{height}x{width}f{n}" + ("" if stride == (1, 1) else f"s{stride[0]}x{stride[1]}")
         conv = {"kernel_size": (height, width), "padding": ((height - 1) // 2, (width - 1) // 2), "stride": stride}
-        expected = Architecture((Layer(text, n, conv, (0,), batch_norm=True, pool=False),), None)
+        expected = Architecture((Layer(text, n, conv, (0,), pool=False),), None)
         assert PaperSpace(1, True).decode([a, b, c, d, e]) == expected == parse_architecture(text)
         if stride == (1, 1):
             assert PaperSpace(1).decode([a, b, e]) == expected

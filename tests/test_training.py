@@ -260,9 +260,12 @@ def test_batch_norm_pooling_and_relu_stand_where_the_description_says():
     assert child.pools == [True, True, False, False]  # 18 -> 9 -> 4; below 8 no more
     x = torch.randn(2, 1, 20, 20)
     y = x
-    for i, conv in enumerate(child.convs):
-        y = F.conv2d(y, conv.weight, conv.bias, padding=0 if i == 0 else 1)
-        y = F.relu(F.max_pool2d(y, 2) if i < 2 else y)
+    for i, (conv, norm) in enumerate(zip(child.convs, child.norms, strict=True)):
+        torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)  # negative ones tell the order, too
+        y = F.conv2d(y, conv.weight, padding=0 if i == 0 else 1)
+        y = F.max_pool2d(y, 2) if i < 2 else y
+        y = (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+        y = F.relu(y * norm.weight[:, None, None] + norm.bias[:, None, None])
     y = F.relu(child.hidden(y.permute(0, 2, 3, 1).flatten(1)))
     torch.testing.assert_close(child(x), child.classifier(y), rtol=1e-4, atol=1e-5)
     assert (child.hidden.in_features, child.hidden.out_features) == (8 * 4 * 4, 84)

@@ -518,10 +518,20 @@ def test_the_largest_network_is_that_of_an_enumeration():
         assert len(set(start)) == 10 and size(evaluation.largest(space, start, size))["parameters"] == best
 
 
-def test_the_smallest_network_within_the_noise():
-    some = enumerate([(0.9, 50), (0.89, 20), (0.8, 5)])
-    rows = [{"child": i, "val_accuracy": accuracy, "parameters": n} for i, (accuracy, n) in some]
-    assert [train.smallest(rows, noise)["child"] for noise in (0, 0.02, 0.2)] == [0, 1, 2]
+def test_the_smallest_finalist_within_the_noise():
+    some = enumerate([(0.9, 50), (0.89, 20), (0.8, 5), (0.95, 60)])  # the first is the best: the ranking says so
+    finalists = [{"child": i, "val_accuracy": accuracy, "parameters": n} for i, (accuracy, n) in some]
+    assert [train.smallest(finalists, noise)["child"] for noise in (0, 0.02, 0.2)] == [0, 1, 2]
+
+
+def test_the_noise_is_that_of_a_training_or_of_the_images_whichever_is_larger():
+    data = Data(None, Images(None, torch.zeros(98)), 2)
+    images = (0.9 * 0.1 / 100) ** 0.5  # with one more right and one more wrong
+    ranking = [{"val_accuracy": 89 / 98}, {"val_accuracy": 0.5}]
+    assert train.noise_of_accuracy(ranking, data) == pytest.approx(images)
+    pairs = [[0.8, 0.9], [0.5, 0.7], [0.6]]
+    ranking = [{"val_accuracy": 89 / 98, "val_accuracies": pair} for pair in pairs]
+    assert train.noise_of_accuracy(ranking, data) == pytest.approx(((0.01 + 0.04) / 2 / 2) ** 0.5)
 
 
 @pytest.mark.parametrize("text", ["k5f8p1-k3f16p0", "c3x5f24s2x3-c1x3f36s1x2i1-c3x3f24i1.2-c3x1f24"])
@@ -531,8 +541,7 @@ def test_an_exported_network_gives_the_same_logits(text, shape, tmp_path):
     torch.manual_seed(0)
     child = Child(parse_architecture(text), shape, 7)
     for norm in child.norms:
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(norm.running_mean)
+        torch.nn.init.normal_(norm.running_mean)
     saved = {"architecture": text, "image_shape": shape, "num_classes": 7, "state_dict": child.state_dict()}
     (tmp_path / "best_child.pt2").write_bytes(evaluation.exported(utils.as_bytes(saved)))
     pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
