@@ -399,6 +399,35 @@ def test_other_flags_in_a_run_folder_are_named_and_nothing_is_touched(stand_in, 
     assert {path: path.read_bytes() for path in Path("runs/mnist").iterdir()} == files
 
 
+def test_a_search_of_another_version_is_named_and_nothing_is_touched(stand_in, capsys):
+    """Its walk and its children were other ones."""
+    stand_in("--num_children", "10")
+    config = Path("runs/mnist/config.json")
+    content = json.loads(config.read_text())
+    del content["settings"]["version"]  # 1.0.0 wrote none
+    config.write_text(json.dumps(content))
+    capsys.readouterr()
+    files = {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
+    with pytest.raises(SystemExit) as stopped:
+        stand_in("--num_children", "10")
+    message = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and len(message.splitlines()) == 1
+    assert "a search of version 1.0 of this program, which version 1.1.0 can't continue" in message
+    assert {path: path.read_bytes() for path in Path("runs/mnist").iterdir()} == files
+
+
+@pytest.mark.parametrize("flags", [["--num_layers", "8"], ["--num_layers", "39", "--strides"]], ids=" ".join)
+def test_deep_spaces_are_searched_and_resumed(stand_in, monkeypatch, flags):
+    """Of 4^24 sequences and more, which no integer type holds."""
+    monkeypatch.setattr(plots, "plot_search", lambda *_: None)  # takes longer than the search
+    flags = ["--space", "paper", *flags, "--num_finalists", "0"]
+    whole = stand_in(*flags, "--num_children", "5", "--update_lag", "0", "--run_dir", "whole")
+    first = stand_in(*flags, "--num_children", "2", "--update_lag", "0", "--run_dir", "parts")
+    rest = stand_in(*flags, "--num_children", "5", "--update_lag", "0", "--run_dir", "parts")
+    assert len(first) == 2 and len(rest) == 3 and sorted(first + rest) == sorted(whole)
+    assert rows_without_seconds(Path("parts")) == rows_without_seconds(Path("whole"))
+
+
 def test_a_child_that_cannot_exist_gets_reward_0_and_an_error(tmp_path):
     flags = ["--num_layers", "4", "--seed", "1", "--workers", "1", *SMALL]
     result = command("--run_dir", "deep", *flags, cwd=tmp_path)
