@@ -1,7 +1,7 @@
 """What searches are replayed on: a table of trained networks, or a large space that is generated.
 
-Both have `num_choices`, `names` and `digest`, and give for each repetition an `observed(seed)`: call it for a reward,
-`again` for a finalist's second training, `entry` for what is kept of a network (its row, or its noiseless value).
+Both have `num_choices`, `names` and `digest`, and give for each repetition an `observed(seed)`: call it for a network's
+reward, and `entry` for what is kept of a network (its row in the table, or its value without noise).
 """
 
 import csv

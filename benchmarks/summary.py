@@ -109,28 +109,28 @@ class Summary:
             for seed in runs["controller"]:
                 self.runs.setdefault(EVERYTHING, {})[seed] = everything(space, observed(seed), budgets)
 
-    def luck_of(self, of: str, row: int) -> np.ndarray:
-        return resampled_trainings(self.space.trainings if of == "all" else self.space.fresh, row)
+    def luck_of(self, all_trainings: bool, row: int) -> np.ndarray:
+        return resampled_trainings(self.space.trainings if all_trainings else self.space.fresh, row)
 
-    def scores(self, entries: dict[int, list], of: str) -> Scores:
+    def scores(self, entries: dict[int, list], truth: str) -> Scores:
         """Mean truth of some networks of each repetition.
 
-        `of` is the truth of a pick ("found", or of finalists "finals"), the mean of "all" trainings, or the "best" truth.
+        `truth` is that of a pick ("found", or of finalists "finals"), the mean of "all" trainings, or the "best" there is.
         """
         networks, n = np.array(list(entries.values())), len(entries)  # (n, networks) rows, or values
         if isinstance(self.space, Generated):
             return Scores(networks.mean(1))
-        if of in ("found", "finals"):
-            truths = [self.observed(seed).truth(of == "finals")[rows] for seed, rows in entries.items()]
+        if truth in ("found", "finals"):
+            truths = [self.observed(seed).truth(truth == "finals")[rows] for seed, rows in entries.items()]
         else:
-            truths = (self.space.truth if of == "best" else self.space.trainings.mean(1))[networks]
-        if of != "all" and not self.space.has_fresh.any():
-            return Scores(np.mean(truths, axis=1))
+            truths = (self.space.truth if truth == "best" else self.space.trainings.mean(1))[networks]
+        values = np.mean(truths, axis=1)
+        if truth != "all" and not self.space.has_fresh.any():
+            return Scores(values)
         unique, column = np.unique(networks, return_inverse=True)
         share = np.zeros((len(unique), n))
         np.add.at(share, (column.reshape(networks.shape), np.arange(n)[:, None]), 1 / networks.shape[1])
-        of = "all" if of == "all" else "fresh"
-        return Scores(np.mean(truths, axis=1), np.stack([self.lucky(of, row) for row in unique], 1) @ share)
+        return Scores(values, np.stack([self.lucky(truth == "all", row) for row in unique], 1) @ share)
 
     def picked(self, method: str, kind: str, k: int) -> dict[int, list]:
         """What a method hands over in each repetition, at its k-th budget (or point of the curve)."""
@@ -139,24 +139,24 @@ class Summary:
             return {seed: np.atleast_1d(run[kind][k]) for seed, run in runs.items()}
         return {seed: [run["children"][run["picks"][kind][k]]] for seed, run in runs.items()}
 
-    def compare(self, method: str, kind: str, k: int, of: str, end: str = "") -> dict:
-        """Mean truth of what is handed over, and the lead of the controller's over it, paired, in the same kind."""
+    def compare(self, method: str, kind: str, k: int, truth: str, end: str = "") -> dict:
+        """Mean truth of what is handed over, and how far the controller's is ahead, paired by repetition."""
         entries = self.picked(method, kind, k)
-        result = mean_ci(self.scores(entries, of), f"truth{end}")
-        if method == "controller" or "controller" not in self.runs or kind in ("modes", "samples"):
+        result = mean_ci(self.scores(entries, truth), f"truth{end}")
+        if method == "controller" or "controller" not in self.runs or kind in ("modes", "samples", "curve"):
             return result
         controller = self.picked("controller", kind.removesuffix("_smoothed"), k)
         if len(common := sorted(entries.keys() & controller.keys())) > 1:
-            both = [self.scores({seed: some[seed] for seed in common}, of) for some in (controller, entries)]
-            differences = both[0].minus(both[1])
-            result |= mean_ci(differences, f"controller_ahead{end}") | {f"p{end}": two_sided_p(differences)}
+            ours, theirs = (self.scores({seed: some[seed] for seed in common}, truth) for some in (controller, entries))
+            result |= mean_ci(ours.minus(theirs), f"controller_ahead{end}")
+            result[f"p{end}"] = two_sided_p(ours.minus(theirs))
         return result
 
     def row(self, method: str, kind: str, k: int) -> dict:
         """All that is told of one kind of answer at one budget."""
         space, entries, budget = self.space, self.picked(method, kind, k), self.budgets[k]
-        runs, of = self.runs[method], "finals" if kind.startswith("finals") else "found"
-        result = {"n": len(entries)} | self.compare(method, kind, k, of)
+        runs, truth = self.runs[method], "finals" if kind.startswith("finals") else "found"
+        result = {"n": len(entries)} | self.compare(method, kind, k, truth)
         if space.judges_all:
             result |= self.compare(method, kind, k, "all", "_all")
         if kind == "samples":
@@ -183,34 +183,31 @@ class Summary:
         if isinstance(self.space, Generated):
             return {}
         mean, best = self.space.way
-        return {"share": float((self.scores(entries, "best").values.mean() - mean) / (best - mean))}
+        return {"share": round(float((self.scores(entries, "best").values.mean() - mean) / (best - mean)), 4)}
 
-    def of(self, method: str) -> dict:
+    def told_of(self, method: str) -> dict:
         """All that is told of a method."""
-        runs, children = self.runs[method], {seed: run["children"] for seed, run in self.runs[method].items()}
-        one = next(iter(runs.values()))
+        runs, one = self.runs[method], next(iter(self.runs[method].values()))
         kinds = [kind for kind in KINDS if kind in one["picks"] or kind in one]
         found = {str(b): {kind: self.row(method, kind, k) for kind in kinds} for k, b in enumerate(self.budgets)}
         if method in DERIVED:
             return {"budgets": found}
-        fewest = min(map(len, children.values()))
-        result = {
-            "budgets": found,
-            "children": float(np.mean(list(map(len, children.values())))),
-            "fewest_children": fewest,
-        }
-        late = {b: {seed: some[b // 2 : b] for seed, some in children.items()} for b in self.budgets if b <= fewest}
-        result["late"] = {str(b): {"n": len(runs)} | mean_ci(self.scores(some, "best")) for b, some in late.items()}
-        windows = [
-            {seed: some[n - WINDOW : n] for seed, some in children.items()} for n in range(WINDOW, fewest + 1, WINDOW)
-        ]
-        result["children_in_steps_of_20"] = [float(self.scores(window, "best").values.mean()) for window in windows]
+        lengths = [len(run["children"]) for run in runs.values()]
+        fewest = min(lengths)
+
+        def children(start: int, end: int) -> dict[int, list]:
+            return {seed: run["children"][start:end] for seed, run in runs.items()}
+
+        result = {"budgets": found, "children": float(np.mean(lengths)), "fewest_children": fewest}
+        late = {b: self.scores(children(b // 2, b), "best") for b in self.budgets if b <= fewest}
+        result["late"] = {str(b): {"n": len(runs)} | mean_ci(scores) for b, scores in late.items()}
+        windows = [children(n - WINDOW, n) for n in range(WINDOW, fewest + 1, WINDOW)]
+        means = [self.scores(window, "best").values.mean() for window in windows]
+        result["children_in_steps_of_20"] = [round(float(mean), 7) for mean in means]
         if isinstance(self.space, Table):
             result["share_in_steps_of_20"] = [self.share(window)["share"] for window in windows]
         elif fewest >= 2 * WINDOW:
-            result["last_40"] = mean_ci(
-                self.scores({seed: some[-2 * WINDOW :] for seed, some in children.items()}, "best")
-            )
+            result["last_40"] = mean_ci(self.scores(children(fewest - 2 * WINDOW, fewest), "best"))
         return result | {"curves": self.curves(method)}
 
     def curves(self, method: str) -> dict:
