@@ -261,15 +261,14 @@ def same_time(table: Table, observed: Observed, budgets: Sequence[int], controll
     rows = np.array(list(found))
     until = np.cumsum(table.seconds[rows])
 
-    def finals_take(n: int) -> float:
-        return until[n - 1] + table.seconds[best_position(observed, rows[:n], finalists_of(n))[1]].sum()
+    def answer(kind: str, n: int) -> tuple[int, float]:
+        position, finalists = best_position(observed, rows[:n], finalists_of(n) if kind == "finals" else 0)
+        return position, until[n - 1] + table.seconds[finalists].sum()
 
     picks = {kind: [] for kind in limits}
     for kind, some in limits.items():
         for limit in some:
-            n = min(int(np.searchsorted(until, limit - 1e-9)) + 1, len(rows))
-            while kind == "finals" and n > 1 and finals_take(n - 1) >= limit - 1e-9:
-                n -= 1
-            num_finalists = finalists_of(n) if kind == "finals" else 0
-            picks[kind].append(best_position(observed, rows[:n], num_finalists)[0])
+            answers = (answer(kind, n) for n in range(1, len(rows) + 1))
+            enough = (position for position, seconds in answers if seconds >= limit - 1e-9)
+            picks[kind].append(next(enough, answer(kind, len(rows))[0]))
     return {"children": rows.tolist(), "picks": picks}

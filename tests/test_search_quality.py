@@ -258,7 +258,10 @@ def test_what_the_controller_hands_over_is_chosen_by_the_policy_of_that_time(tab
     assert children[short[0]] == search.ranking({actions: [observed(actions)] for actions in children[:30]})[0]
 
 
-def test_a_rivals_children_are_smoothed_by_the_same_update(table):
+def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(*a, *(sum(a) / 20 + rng.normal(0, 0.1, 3))) for a in itertools.product(range(4), repeat=3)]
+    table = read_table(write(tmp_path / "table.csv", "t0,t1,t2,val_0,val_1,val_2", rows))
     observed = table.observed(7)
     budgets = tuple(range(6, 42, 2))
     picks = rival(observed, budgets, 7, RandomSearch)["picks"]["found_smoothed"]
@@ -309,7 +312,7 @@ def test_random_search_goes_on_until_it_has_taken_as_long(tmp_path):
     table = read_table(write(tmp_path / "table.csv", "a,b,c,d,val_0,val_1,val_2,seconds", rows))
     observed, random = table.observed(0), RandomSearch(table.num_choices, 0)
     asked = [table.index[a] for a in dict.fromkeys(random.ask() for _ in range(2000))]
-    slow, budgets = [table.index[a] for a in everyone if a[0] == 3], (5, 10, 20, 30, 40, 50)
+    slow, budgets = [table.index[a] for a in everyone if a[0] == 3], range(2, 64)
     controller = {"children": slow, "finals_seconds": [3.3 * budget for budget in budgets]}
     run = same_time(table, observed, budgets, controller, 0)
     assert run["children"] == asked[: len(run["children"])]
