@@ -251,7 +251,7 @@ class Kept:
         """Each method's searches by repetition, the methods in their order here."""
         runs = {method: {} for method in METHODS}
         for line in self.lines:
-            if "method" in line:
+            if line.get("method") in METHODS:  # and no header
                 runs[line["method"]][line["repetition"]] = line
         return {method: dict(sorted(some.items())) for method, some in runs.items() if some}
 
@@ -296,7 +296,8 @@ def main() -> None:
         sys.exit(f"{args.table} has {size:,} networks: choose --budgets from 1 to that")
     if any(METHODS[method][1].get("method") is Optuna for method in methods) and not find_spec("optuna"):
         sys.exit("TPE and GP need Optuna: pip install optuna scipy, or leave them out with --methods")
-    started, command = time.perf_counter(), " ".join(map(shlex.quote, sys.argv[1:]))
+    started = time.perf_counter()
+    command = " ".join(shlex.quote(word.replace(str(args.table), args.table.name)) for word in sys.argv[1:])
     made = {"command": f"python -m benchmarks.search_quality {command}".strip(), "date": str(date.today())}
     header = {"table": args.space or args.table.name, "digest": space.digest, "budgets": budgets} | made
     kept = Kept(RESULTS / f"search_quality_{name}.jsonl.gz", {"digest": space.digest, "budgets": budgets})

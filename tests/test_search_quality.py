@@ -429,6 +429,7 @@ def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys):
 
     first = run("controller", "random search")
     assert list(first["methods"]) == ["controller", "random search", "random search, same time", "everything"]
+    assert first["command"].startswith("python -m benchmarks.search_quality --table mine.csv --repetitions 3")
     whole = lines()
     assert [(line["method"], line["repetition"]) for line in whole[1:]] == [
         (method, seed) for method in ("controller", "random search") for seed in range(3)
