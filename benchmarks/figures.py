@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.common import RESULTS
-from benchmarks.search_quality import TOP
+from benchmarks.summary import TOP
 
 METHODS = {  # of search_quality.py: colour
     "controller": "tab:blue",
