@@ -61,6 +61,32 @@ def test_tasks_run_in_processes_that_share_one_copy_of_the_data(tmp_path):
     assert multiprocessing.active_children() == []
 
 
+class SlowDevice:
+    """Becomes a device in the worker process, and only after a while: like the first use of a GPU."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return start_device, (self.marker,)
+
+
+def start_device(marker):
+    time.sleep(4)
+    Path(marker).touch()
+    return "cpu"
+
+
+def exists(shared, marker):
+    return Path(marker).exists()
+
+
+def test_the_start_of_a_gpu_is_not_counted_as_time_of_a_task(tmp_path):
+    marker = str(tmp_path / "started")
+    with Workers(1, timeout=3, device=SlowDevice(marker)) as workers:
+        assert workers.submit(workers.run, exists, marker).result()
+
+
 def test_leaving_kills_what_is_running():
     started = time.monotonic()
     with Workers(1) as workers:
