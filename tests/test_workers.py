@@ -35,6 +35,10 @@ def fail(shared):
     raise ValueError("no such child")
 
 
+def run_out_of_memory(shared):
+    raise RuntimeError("CUDA error: out of memory")
+
+
 def sleep(shared):
     time.sleep(600)
 
@@ -50,6 +54,8 @@ def test_tasks_run_in_processes_that_share_one_copy_of_the_data(tmp_path):
 
         with pytest.raises(ValueError, match="no such child"):  # errors of the task come back as they are
             workers.submit(workers.run, fail).result()
+        with pytest.raises(TaskFailed, match=r"^out of memory: CUDA error"):
+            workers.submit(workers.run, run_out_of_memory).result()
         assert workers.submit(workers.run, die_once, str(tmp_path / "marker")).result() == "alive"
         with pytest.raises(TaskFailed, match="died 3 times"):
             workers.submit(workers.run, die).result()
