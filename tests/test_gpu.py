@@ -1,6 +1,8 @@
 """What can be known of a GPU without one: no tensor stays on the wrong side, and memory that runs out is given back."""
 
 import gc
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 
@@ -138,6 +140,15 @@ def test_the_context_is_made_before_a_task(monkeypatch):
 
     monkeypatch.setattr(torch, "zeros", fail)
     assert workers._ready("cuda") > 0  # the task will say it
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_can_be_rehearsed():
+    """Two minutes: all of it, in small."""
+    program = [sys.executable, "-m", "benchmarks.gpu", "--rehearsal"]
+    result = subprocess.run(program, cwd=utils.ROOT, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "REHEARSAL" in result.stdout and "an epoch of 160 images" in result.stdout
 
 
 def test_the_card_is_named(monkeypatch):
