@@ -41,8 +41,8 @@ class Workers(ThreadPoolExecutor):
     """
 
     def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None, device: str = "cpu") -> None:
-        self.num_workers, self.shared = num_workers, shared
-        self.timeout, self.device = timeout, device  # seconds for one task, not counting the start of its process
+        self.num_workers, self.shared, self.device = num_workers, shared, device
+        self.timeout = timeout  # seconds for one task, not counting the start of its process
         self.starting = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
         self.slot = threading.local()
