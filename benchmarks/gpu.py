@@ -358,7 +358,8 @@ def main() -> None:
     measure_all(REHEARSAL if rehearsal else Size(), device, result, file)
     print("\n".join(page(json.loads(file.read_text()))))
     print(f"written to {file}")
-    sys.exit(any("stopped" in result[section.__name__] for section in SECTIONS))
+    found = [result[section.__name__] for section in SECTIONS]
+    sys.exit(any("stopped" in part or any("error" in row for row in part.get("rows", ())) for part in found))
 
 
 if __name__ == "__main__":
