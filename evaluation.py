@@ -68,7 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
             space = PaperSpace(len(architecture.layers), settings.get("strides", "s" in str(architecture)))
         result["references"] = compare(args, space, settings, data, recipe, device)
     result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
-    result |= {"recipe": asdict(recipe), "device": device} | utils.environment()
+    result |= {"recipe": asdict(recipe), "device": device} | utils.environment(device)
     args.run_dir.mkdir(parents=True, exist_ok=True)
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])

@@ -156,6 +156,7 @@ def train_child(
     """
     started = time.perf_counter()
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True  # on a GPU: others of its algorithms add up in any order
     (pixels, labels), held_out = on_device(data.train, device), on_device(data.held_out, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,15 +167,17 @@ def train_child(
     batch_size, steps_per_epoch, num_steps = training_steps(recipe, len(labels))
     measured = []
     for step in range(num_steps):
-        if step % steps_per_epoch == 0:
-            order = torch.randperm(len(labels), generator=generator).to(device)  # anew in each epoch
-        start = step % steps_per_epoch * batch_size
-        batch = order[start : start + batch_size]
+        number = step % steps_per_epoch
+        if number == 0:  # anew in each epoch, and at once: a GPU would wait for what is drawn on the CPU in each step
+            order = torch.randperm(len(labels), generator=generator).to(device)
+            drawn = draw_augmentation(recipe, steps_per_epoch, batch_size, generator)
+            offsets, mirrored = drawn[0].to(device), drawn[1].to(device)
+        batch = order[number * batch_size : (number + 1) * batch_size]
         images = pixels[batch]
         if recipe.shift:
-            images = random_shift(images, recipe.shift, generator)
+            images = shift_images(images, recipe.shift, offsets[number])
         if recipe.flip:
-            images = random_flip(images, generator)
+            images = flip_images(images, mirrored[number])
         loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
         for optimizer in optimizers:
@@ -271,19 +274,28 @@ def normalize(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
 
 
-def random_shift(pixels: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Move each image (B, C, H, W) by up to `shift` pixels in both directions, filling in zeros."""
+def draw_augmentation(recipe: Recipe, num_steps: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """An epoch's offsets (steps, 2, B, 1) of `shift_images`, 0 to 2 `shift`, and whom to mirror (steps, B)."""
+    high, shape, flips = 2 * recipe.shift + 1, (2 if recipe.shift else 0, batch_size, 1), recipe.flip * batch_size
+    steps = [  # the generator's numbers are used step by step, whatever is drawn
+        (torch.randint(high, shape, generator=generator), torch.rand(flips, generator=generator) < 0.5)
+        for _ in range(num_steps)
+    ]
+    return list(map(torch.stack, zip(*steps, strict=True)))
+
+
+def shift_images(pixels: Tensor, shift: int, offsets: Tensor) -> Tensor:
+    """Move each image (B, C, H, W) by its offsets (2, B, 1), less `shift`, down and right, filling in zeros."""
     n, _, height, width = pixels.shape
-    dy, dx = torch.randint(0, 2 * shift + 1, (2, n, 1), generator=generator).to(pixels.device)
+    dy, dx = offsets
     rows, columns = dy + torch.arange(height, device=pixels.device), dx + torch.arange(width, device=pixels.device)
     padded = F.pad(pixels, [shift] * 4).permute(0, 2, 3, 1)  # (B, H + 2s, W + 2s, C)
     image = torch.arange(n, device=pixels.device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def random_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image (B, C, H, W) from left to right with probability 1/2."""
-    mirrored = torch.rand(len(pixels), generator=generator).to(pixels.device) < 0.5
+def flip_images(pixels: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the images (B, C, H, W) that are to be mirrored (B,) from left to right."""
     return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
 
 

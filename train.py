@@ -62,7 +62,7 @@ def generate(args: argparse.Namespace) -> None:
     search = PolicyGradient(controller, **update_settings(args), allowed=make_filter(args, space, data))
     with (
         utils.open_run(args.run_dir, search_config(args, data, recipe, device)) as ledger,
-        make_workers(args, data) as workers,
+        make_workers(args, data, device) as workers,
         event_writer(args.run_dir) as events,
         tqdm(total=args.num_children, initial=len(ledger.rows), unit="child", dynamic_ncols=True) as bar,
     ):
@@ -119,19 +119,14 @@ def attempt(workers: Workers | Cluster, architecture: Architecture, recipe: Reci
     started = time.perf_counter()
     try:
         return workers.run(search_child, architecture, recipe, seed, device)
-    except (TaskFailed, ImpossibleNetwork, MemoryError) as error:
+    except (TaskFailed, ImpossibleNetwork) as error:
         failed = {"val_accuracy": 0.0, "parameters": 0, "flops": 0, "seconds": time.perf_counter() - started}
         return failed | {"error": str(error)}
 
 
 def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child and measure it on the validation images."""
-    try:
-        trained = train_child(architecture, data, recipe, seed, device)
-    except RuntimeError as error:  # PyTorch has no error of its own for a CPU's memory
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise MemoryError(f"out of memory: {str(error).splitlines()[0]}") from None
+    trained = train_child(architecture, data, recipe, seed, device)
     size = network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
     return {"val_accuracy": trained.accuracy, **size, "seconds": trained.seconds}
 
@@ -241,10 +236,10 @@ def none_within(search: PolicyGradient, space: SearchSpace, data: Data) -> str:
     return f"none of {len(sizes)} networks is within the limits, the smallest have {' and '.join(least)}"
 
 
-def make_workers(args: argparse.Namespace, data: Data) -> Workers | Cluster:
+def make_workers(args: argparse.Namespace, data: Data, device: str) -> Workers | Cluster:
     """Processes on this machine, or with --cluster on many."""
     if args.cluster is None:
-        return Workers(args.workers, datasets.in_shared_memory(data), args.child_timeout)
+        return Workers(args.workers, datasets.in_shared_memory(data), args.child_timeout, device)
     try:
         return Cluster(args.cluster, args.workers, data, args.child_timeout, args.gpus_per_child)
     except ImportError:
@@ -260,7 +255,7 @@ def search_config(args: argparse.Namespace, data: Data, recipe: Recipe, device: 
     settings |= {"dataset": datasets.short_name(args.dataset), "recipe": asdict(recipe), "device": device}
     settings["version"] = utils.VERSION  # another one may sample and train otherwise
     settings["images"] = None if args.dataset in datasets.BUILT_IN else datasets.fingerprint(data)
-    return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment()
+    return {"num_children": args.num_children, "settings": settings, "flags": flags} | utils.environment(device)
 
 
 # --- what a search shows and leaves -------------------------------------------------------------------------------

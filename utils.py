@@ -106,13 +106,15 @@ def read_json(path: Path, remedy: str = "restore it, or choose another --run_dir
         raise InputError(f"{path} is damaged, or was not written by a search ({error}): {remedy}") from None
 
 
-def environment() -> dict:
+def environment(device: str = "cpu") -> dict:
     """What the numbers of a run depend on beside its flags: versions, git commit, machine."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
+    if device == "cuda" and torch.cuda.is_available():  # only other machines of a cluster may have one
+        machine |= {"gpu": torch.cuda.get_device_name(), "cudnn_deterministic": True}  # set by model.train_child
     machine["torch_config"] = " ".join(torch.__config__.show().split("- Build settings")[0].split())  # its libraries
     return {"versions": versions, "git_commit": commit or None, "machine": machine}
 

@@ -22,14 +22,16 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-import torch.multiprocessing  # noqa: F401  (tensors in `shared` reach the processes as shared memory, not as copies)
+import torch.multiprocessing  # tensors in `shared` reach the processes as shared memory, not as copies
 
+# In what PyTorch says of the CPU's allocator, CUDA's, cuBLAS and cuDNN: it has no error for all of them.
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "find a valid cuDNN", "find an engine")
 ATTEMPTS = 3  # before a task whose process dies every time is given up
 MOST_UNDER_WAY = 10_000  # tasks on a cluster: each waits in a thread here, which is started when it is needed
 
 
 class TaskFailed(RuntimeError):
-    """A task whose process died in every attempt, or that took too long."""
+    """A task whose process died in every attempt, that took too long, or for which there was not enough memory."""
 
 
 class Workers(ThreadPoolExecutor):
@@ -38,8 +40,8 @@ class Workers(ThreadPoolExecutor):
     `shared` is handed to every process once, at its start; functions get it as their first argument.
     """
 
-    def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None) -> None:
-        self.num_workers, self.shared = num_workers, shared
+    def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None, device: str = "cpu") -> None:
+        self.num_workers, self.shared, self.device = num_workers, shared, device
         self.timeout = timeout  # seconds for one task, not counting the start of its process
         self.starting = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
@@ -51,7 +53,7 @@ class Workers(ThreadPoolExecutor):
         super().__init__(num_workers, initializer=signal.pthread_sigmask, initargs=blocked)
 
     def run(self, function: Callable, *args: Any) -> Any:
-        """Return `function(shared, *args)` from this thread's process; TaskFailed if that dies or takes too long."""
+        """Return `function(shared, *args)` from this thread's process; TaskFailed if that gives none."""
         for _ in range(ATTEMPTS):
             try:
                 executor, pid = self._process()
@@ -72,7 +74,7 @@ class Workers(ThreadPoolExecutor):
                     raise CancelledError
                 spawn = multiprocessing.get_context("spawn")
                 executor = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(self.shared,))
-                pid = executor.submit(os.getpid)
+                pid = executor.submit(_ready, self.device)
             self.slot.process = executor, pid.result()
         return self.slot.process
 
@@ -115,7 +117,9 @@ class Cluster(ThreadPoolExecutor):
             raise ConnectionError(f"no Ray cluster answers at {address} ({reason})") from None
         signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place
         self.ray, self.timeout, self.closing = ray, timeout, False
-        self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(_call_on_node)
+        self.device = "cuda" if gpus else "cpu"
+        # Without max_calls each task on a GPU has a new process; with it a process keeps the GPU of its first task.
+        self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=0, max_retries=ATTEMPTS - 1)(_call_on_node)
         with warnings.catch_warnings(action="ignore"):  # that shared tensors must not be written to: no child does
             self.shared = [ray.put(shared)]  # in a list it travels as a reference
         cpus, all_gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
@@ -127,7 +131,7 @@ class Cluster(ThreadPoolExecutor):
 
     def run(self, function: Callable, *args: Any) -> Any:
         """Return `function(shared, *args)` from some process of the cluster; TaskFailed as in `Workers.run`."""
-        task, exceptions = self.task.remote(self.shared, self.timeout, function, args), self.ray.exceptions
+        task, exceptions = self.task.remote(self.shared, self.timeout, self.device, function, args), self.ray.exceptions
         try:
             while not self.closing:
                 with contextlib.suppress(exceptions.GetTimeoutError):
@@ -148,7 +152,7 @@ class Cluster(ThreadPoolExecutor):
         self.ray.shutdown()
 
 
-def _call_on_node(shared: list, timeout: float | None, function: Callable, args: tuple) -> Any:
+def _call_on_node(shared: list, timeout: float | None, device: str, function: Callable, args: tuple) -> Any:
     """Runs in a process of a Ray cluster, which keeps `shared` for its next task."""
     global _shared
     if _shared is None:
@@ -159,10 +163,11 @@ def _call_on_node(shared: list, timeout: float | None, function: Callable, args:
     def expire(*_: Any) -> None:
         raise TaskFailed(f"took longer than {timeout:g} seconds")
 
+    _ready(device)
     signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, timeout or 0)
     try:
-        return function(_shared, *args)
+        return _call(function, args)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -182,5 +187,20 @@ def _start(shared: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
+def _ready(device: str) -> int:
+    """Make the CUDA context, which takes seconds, before a task's time is counted; returns the process's number."""
+    with contextlib.suppress(RuntimeError, AssertionError):  # the task runs into it, too
+        torch.zeros(1, device=device)
+    return os.getpid()
+
+
 def _call(function: Callable, args: tuple) -> Any:
-    return function(_shared, *args)
+    """Runs in a worker process: a task; if its memory runs out, all of it is given back for the next one."""
+    try:
+        return function(_shared, *args)
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+    torch.cuda.empty_cache()
+    raise TaskFailed(f"out of memory: {reason}")  # raised above it would hold the frames, and so the tensors, of error

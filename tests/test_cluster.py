@@ -10,7 +10,7 @@ import pytest
 import test_workers
 import torch
 from test_train import ROOT, command, rows_without_seconds
-from test_workers import add_to_shared, die, die_once, fail, sleep
+from test_workers import add_to_shared, die, die_once, fail, run_out_of_memory, sleep
 
 from utils import read_ledger
 from workers import Cluster, TaskFailed
@@ -28,6 +28,8 @@ def test_tasks_run_on_a_cluster_as_in_processes_of_this_machine(tmp_path):
         assert [value for value, _ in results] == [1000 + x for x in range(6)]
         with pytest.raises(ValueError, match=r"^no such child$"):
             workers.submit(workers.run, fail).result()
+        with pytest.raises(TaskFailed, match=r"^out of memory: CUDA error"):
+            workers.submit(workers.run, run_out_of_memory).result()
         assert workers.submit(workers.run, die_once, str(tmp_path / "marker")).result() == "alive"
         with pytest.raises(TaskFailed, match=r"^its worker process died 3 times$"):
             workers.submit(workers.run, die).result()
@@ -36,6 +38,22 @@ def test_tasks_run_on_a_cluster_as_in_processes_of_this_machine(tmp_path):
             workers.submit(workers.run, sleep).result()
         workers.timeout = None
         assert workers.submit(workers.run, add_to_shared, 0).result()[0] == 1000
+
+
+def test_a_process_with_a_gpu_is_kept_for_the_next_child():
+    """A new one would import PyTorch and upload the images. Ray takes it on trust that there is a GPU."""
+    ray = pytest.importorskip("ray")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    ray.cloudpickle.register_pickle_by_value(test_workers)
+    resources = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=resources)
+    try:
+        with Cluster(cluster.address, 2, torch.ones(1000), None, 0.5) as workers:
+            assert workers.num_workers == 2
+            processes = [workers.submit(workers.run, add_to_shared, x).result()[1] for x in range(6)]
+    finally:
+        cluster.shutdown()
+    assert len(set(processes)) <= 2
 
 
 def start_search(folder: str, address: str, cwd: Path) -> subprocess.Popen:

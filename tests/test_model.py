@@ -19,14 +19,15 @@ from model import (
     Muon,
     Recipe,
     concatenate,
+    draw_augmentation,
+    flip_images,
     make_optimizers,
     measure,
     normalize,
     on_device,
     one_cycle,
     orthogonalize,
-    random_flip,
-    random_shift,
+    shift_images,
     summarize,
     top_k_accuracy,
     train_child,
@@ -294,7 +295,8 @@ def test_top_k_accuracy_counts_by_sorting():
 def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
     """On the device "meta", where tensors have shapes alone; one that stays on the CPU meets the others and fails."""
     pixels = torch.zeros(20, 3, 16, 12, dtype=torch.uint8, device="meta")
-    for moved in (random_shift(pixels, 2, torch.Generator()), random_flip(pixels, torch.Generator())):
+    offsets, mirrored = torch.zeros(2, 20, 1, dtype=torch.int64, device="meta"), torch.zeros(20, device="meta") < 0.5
+    for moved in (shift_images(pixels, 2, offsets), flip_images(pixels, mirrored)):
         assert moved.device.type == "meta" and moved.shape == pixels.shape and moved.dtype == torch.uint8
     assert orthogonalize(torch.ones(3, 4, device="meta")).shape == (3, 4)
     architecture = parse_architecture("c3x3f24-c3x3f36s2x3i1-c5x5f48i1.2")
@@ -513,9 +515,11 @@ def test_the_papers_recipe():
     assert (PAPER_RECIPE.epochs, PAPER_RECIPE.best_of, PAPER_RECIPE.flip, PAPER_RECIPE.shift) == (50, 5, True, 4)
 
 
-def test_random_flip_mirrors_the_images_drawn_from_the_generator():
+def test_flips_mirror_the_images_drawn_from_the_generator():
     images = random_images(200).pixels
-    flipped = random_flip(images, torch.Generator().manual_seed(0))
+    offsets, mirrored = draw_augmentation(Recipe(flip=True), 2, 100, torch.Generator().manual_seed(0))
+    flipped = flip_images(images, mirrored.flatten())
+    assert offsets.numel() == 0
     draws = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
     for image, result, draw in zip(images, flipped, draws, strict=True):
         assert torch.equal(result, image[:, :, list(range(27, -1, -1))] if draw < 0.5 else image)
@@ -550,11 +554,13 @@ def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values(shape):
 
 
 @pytest.mark.parametrize("shift", [1, 2, 5])
-def test_random_shift_moves_each_image_by_itself(shift):
+def test_shifts_move_each_image_by_itself(shift):
     """Pixel by pixel: a window of the image with zeros around it, whose place is drawn for each image."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(1, 256, (40, 2, 4, 6), generator=generator, dtype=torch.uint8)
-    moved = random_shift(pixels, shift, torch.Generator().manual_seed(3))
+    (offsets,), mirrored = draw_augmentation(Recipe(shift=shift), 1, 40, torch.Generator().manual_seed(3))
+    moved = shift_images(pixels, shift, offsets)
+    assert mirrored.numel() == 0
     assert moved.shape == pixels.shape and moved.dtype == torch.uint8
     downs, rights = torch.randint(0, 2 * shift + 1, (2, 40), generator=torch.Generator().manual_seed(3)).tolist()
     before, after = pixels.tolist(), moved.tolist()

@@ -35,6 +35,10 @@ def fail(shared):
     raise ValueError("no such child")
 
 
+def run_out_of_memory(shared):
+    raise RuntimeError("CUDA error: out of memory")
+
+
 def sleep(shared):
     time.sleep(600)
 
@@ -50,6 +54,8 @@ def test_tasks_run_in_processes_that_share_one_copy_of_the_data(tmp_path):
 
         with pytest.raises(ValueError, match="no such child"):  # errors of the task come back as they are
             workers.submit(workers.run, fail).result()
+        with pytest.raises(TaskFailed, match=r"^out of memory: CUDA error"):
+            workers.submit(workers.run, run_out_of_memory).result()
         assert workers.submit(workers.run, die_once, str(tmp_path / "marker")).result() == "alive"
         with pytest.raises(TaskFailed, match="died 3 times"):
             workers.submit(workers.run, die).result()
@@ -59,6 +65,32 @@ def test_tasks_run_in_processes_that_share_one_copy_of_the_data(tmp_path):
         workers.timeout = None
         assert workers.submit(workers.run, add_to_shared, 0).result()[0] == 1004  # and the slot goes on
     assert multiprocessing.active_children() == []
+
+
+class SlowDevice:
+    """Becomes a device in the worker process, and only after a while: like the first use of a GPU."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return start_device, (self.marker,)
+
+
+def start_device(marker):
+    time.sleep(4)
+    Path(marker).touch()
+    return "cpu"
+
+
+def exists(shared, marker):
+    return Path(marker).exists()
+
+
+def test_the_start_of_a_gpu_is_not_counted_as_time_of_a_task(tmp_path):
+    marker = str(tmp_path / "started")
+    with Workers(1, timeout=3, device=SlowDevice(marker)) as workers:
+        assert workers.submit(workers.run, exists, marker).result()
 
 
 def test_leaving_kills_what_is_running():
