@@ -1,18 +1,16 @@
 """REINFORCE (paper §3.2) with an exact entropy bonus, on all children that are remembered.
 
-    repeat: sample m new sequences a of tokens from the policy pi, and evaluate them: R is the rank of a's reward
+    repeat: sample m new sequences a of tokens from the policy pi, and evaluate them; R is the rank of a's reward
             theta <- theta + lr * mean over the remembered a of (R - tau log pi(a) - b) grad log pi(a)
             b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
 
-The mean of -log pi(a) is the policy's entropy: tau says what it is worth. On the batch alone, with tau = 0 and rewards
-instead of ranks, this is the paper's update. On all that is remembered its optimum is pi(a) ~ exp(R / tau): the best are
-the most probable, nothing is forgotten, and what is not known yet keeps a share. There it goes by the names log-variance
-or trajectory-balance loss, and path consistency (Nachum et al. 2017, Richter et al. 2020, Malkin et al. 2022).
-
-It works with any function from actions to a reward:
+The mean of -log pi(a) is the policy's entropy, and tau what it is worth. On the batch alone, with tau = 0 and rewards
+instead of ranks, this is the paper's update. On all that is remembered its optimum is pi(a) ~ exp(R / tau): the best
+are the most probable, nothing is forgotten, and what is unknown keeps a share. It is known as log-variance or
+trajectory-balance loss, too, and as path consistency (Nachum et al. 2017, Richter et al. 2020, Malkin et al. 2022).
 
     search = PolicyGradient(Controller(num_choices=[4, 4, 4]))
-    for metrics in search.search(evaluate=sum, num_children=40):
+    for metrics in search.search(evaluate=sum, num_children=40):  # any function from actions to a reward
         print(metrics)
     print(search.best)
 """
@@ -20,8 +18,8 @@ It works with any function from actions to a reward:
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from functools import wraps
 from itertools import groupby, product
 from typing import NamedTuple
 
@@ -40,19 +38,15 @@ class Batch(NamedTuple):
     new: list[Actions]  # what must be evaluated, each once
 
 
-def single_threaded(method: Callable) -> Callable:
-    """The method on one thread: as fast beside other work as alone, and the same sums on every machine."""
-
-    @wraps(method)
-    def run(*args, **kwargs):
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return method(*args, **kwargs)
-        finally:
-            torch.set_num_threads(threads)
-
-    return run
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As fast beside other work as alone, and the same sums on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(eq=False)
@@ -98,7 +92,7 @@ class PolicyGradient:
                 out.append((batch, [evaluate(actions) for actions in batch]))
             yield self.tell(*out.popleft())
 
-    @single_threaded
+    @one_thread()
     def ask(self, num_children: int | None = None) -> list[Actions]:
         """Sample the next batch; returns what must be evaluated: allowed sequences that were never asked for before.
 
@@ -129,11 +123,12 @@ class PolicyGradient:
         That order is as if they were sampled one by one without replacement (Kool et al. 2019): a sequence is the
         next in proportion to its probability.
         """
-        while self.samples_without_new < min(self.patience, self.num_sequences if self.replay else math.inf):
+        choices = self.controller.token_choices(self.steps)
+        while self.samples_without_new < (min(self.patience, math.prod(choices)) if self.replay else self.patience):
             self.drawn = self.controller(None, DRAWN, self.generator, self.steps)
             yield from map(tuple, self.drawn.actions.tolist())
-        if self.replay and self.num_sequences <= MOST_LISTED:
-            everything = product(*map(range, self.controller.token_choices(self.steps)))
+        if self.replay and math.prod(choices) <= MOST_LISTED:
+            everything = product(*map(range, choices))
             if new := [sequence for sequence in everything if sequence not in self.asked and self.is_allowed(sequence)]:
                 log_prob = self.controller(torch.tensor(new)).log_prob.sum(1)  # (new,)
                 gumbel = -torch.empty_like(log_prob).exponential_(generator=self.generator).log()
@@ -145,7 +140,7 @@ class PolicyGradient:
             self.refused.add(sequence)
         return sequence not in self.refused
 
-    @single_threaded
+    @one_thread()
     def tell(self, batch: Sequence[Actions], rewards: Sequence[float]) -> dict:
         """Learn from the oldest batch that is out: the reward of each of its sequences, on any real scale.
 
@@ -158,11 +153,13 @@ class PolicyGradient:
         samples, new = self.out.popleft()
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
         children = list(self.reward_of)[-self.replay :] if self.replay else samples
-        metrics = {"update": self.updates, "samples": self.samples + len(samples), "children": len(self.reward_of)}
-        metrics |= {"reward": self.mean_reward(samples), "best_reward": max(self.reward_of.values(), default=-math.inf)}
-        metrics |= {"entropy": self.drawn.entropy.sum(1).mean().item(), "baseline": self.baseline}
-        self.updates, self.samples = self.updates + 1, metrics["samples"]
-        return metrics | {"loss": self.update(children) if children else 0.0}
+        good = [self.reward_of[sample] for sample in samples if self.reward_of[sample] > -math.inf]
+        self.samples += len(samples)
+        metrics = {"update": self.updates, "samples": self.samples, "children": len(self.reward_of)}
+        metrics |= {"reward": sum(good) / (len(good) or 1), "best_reward": self.best[1], "baseline": self.baseline}
+        self.updates += 1
+        entropy = self.drawn.entropy.sum(1).mean().item()
+        return metrics | {"entropy": entropy, "loss": self.update(children) if children else 0.0}
 
     def update(self, children: list[Actions]) -> float:
         """One step of REINFORCE (§3.2), with the entropy as a reward (not in the paper); returns the loss."""
@@ -209,11 +206,6 @@ class PolicyGradient:
         value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + tau * log_prob
         return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]
 
-    def mean_reward(self, samples: Sequence[Actions]) -> float:
-        """Mean reward of those samples that did not fail; 0 if all did."""
-        rewards = [self.reward_of[sample] for sample in samples if self.reward_of[sample] > -math.inf]
-        return sum(rewards) / (len(rewards) or 1)
-
     def done(self, num_children: int) -> bool:
         """Whether nothing more is to be asked for."""
         return self.children >= num_children or self.stopped_early is not None
@@ -229,20 +221,15 @@ class PolicyGradient:
         return self.num_steps(self.children) if self.num_steps else None
 
     @property
-    def num_sequences(self) -> int:
-        """How many sequences the next batch could be of."""
-        return math.prod(self.controller.token_choices(self.steps))
-
-    @property
     def best(self) -> tuple[Actions, float]:
         """The sequence with the highest reward, of equal ones the earliest, and that reward."""
-        return max(self.reward_of.items(), key=lambda item: item[1])
+        return max(self.reward_of.items(), key=lambda item: item[1], default=((), -math.inf))
 
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        length = len(self.controller.token_choices(self.steps))
-        if sum(len(sequence) == length for sequence in (*self.asked, *self.refused)) == self.num_sequences:
+        choices = self.controller.token_choices(self.steps)
+        if sum(len(sequence) == len(choices) for sequence in (*self.asked, *self.refused)) == math.prod(choices):
             left_out = f", {len(self.refused)} are not allowed" if self.refused else ""
             return f"the space is exhausted: all {self.children} architectures were evaluated{left_out}"
         if self.samples_without_new >= self.patience:
