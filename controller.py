@@ -91,9 +91,7 @@ class Controller(nn.Module):
             k = logits.shape[1]  # tokens of this step: none at the first anchor point, which Categorical can't check
             policy = Categorical(logits=logits, validate_args=k > 0)
             if actions is None:
-                action = torch.empty(n, k, dtype=torch.long)
-                for j in range(k):  # not Categorical.sample, which takes no generator
-                    action[:, j] = torch.multinomial(policy.probs[:, j], 1, generator=generator)[:, 0]
+                action = torch.multinomial(policy.probs.flatten(0, 1), 1, generator=generator).view(n, k)
             else:
                 action = actions[:, t : t + k]
             t += k

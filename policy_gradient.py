@@ -58,9 +58,7 @@ class PolicyGradient:
     children_per_update: int = 2  # m in §3.2
     update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
     lr: float = 0.02  # of Adam; with replay it falls as 1 / sqrt(1 + samples / choices), the choices of all tokens
-    entropy_weight: float = (
-        0.7  # tau log N, the bonus of a uniform policy over N sequences, for R of standard deviation 1
-    )
+    entropy_weight: float = 0.7  # tau log N: the bonus of a uniform policy over N sequences, for R of spread 1
     baseline_decay: float = 0.5  # of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
     replay: int = 1000  # how many children, the latest, are remembered by an update; 0: only the batch (§3.2)
@@ -116,7 +114,6 @@ class PolicyGradient:
         self.batches += 1
         return batch.new
 
-    @torch.no_grad()
     def sample(self) -> Iterator[Actions]:
         """Samples of the policy; where nothing new is among many, all new ones of a small space in random order.
 
@@ -125,12 +122,13 @@ class PolicyGradient:
         """
         choices = self.controller.token_choices(self.steps)
         while self.samples_without_new < (min(self.patience, math.prod(choices)) if self.replay else self.patience):
-            self.drawn = self.controller(None, DRAWN, self.generator, self.steps)
+            with torch.no_grad():
+                self.drawn = self.controller(None, DRAWN, self.generator, self.steps)
             yield from map(tuple, self.drawn.actions.tolist())
         if self.replay and math.prod(choices) <= MOST_LISTED:
             everything = product(*map(range, choices))
             if new := [sequence for sequence in everything if sequence not in self.asked and self.is_allowed(sequence)]:
-                log_prob = self.controller(torch.tensor(new)).log_prob.sum(1)  # (new,)
+                log_prob = self.controller(torch.tensor(new)).log_prob.sum(1).detach()  # (new,)
                 gumbel = -torch.empty_like(log_prob).exponential_(generator=self.generator).log()
                 yield from (new[i] for i in (log_prob + gumbel).argsort(descending=True))
 
