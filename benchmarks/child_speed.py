@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm import tqdm
 
-from benchmarks.common import PANEL, RESULTS, load_mnist, train_and_test
+from benchmarks.common import PANEL, RESULTS, load_data, train_and_test
 from datasets import Data, Images, load_images
 from model import Child, Recipe, measure, summarize, train_child
 from search_space import parse_architecture
-from utils import ROOT, environment, usable_cores, write_json
+from utils import ROOT, child_seed, environment, usable_cores, write_json
 from workers import Workers
 
 COMPLETE = ("k3f8p0-k3f8p0", "k5f16p0-k5f32p1", "k7f32p2-k7f32p2")  # the original trained to its end
@@ -125,7 +125,7 @@ def where_time_goes(train: Images, text: str, images: int = 3200) -> dict[str, f
 def main() -> None:
     """Time ours and the original on the panel, and write results/child_speed.json."""
     cores = usable_cores()
-    data = load_mnist()
+    data = load_data("MNIST")
     train, validation, _ = data[0]
     seen = Recipe.epochs * len(train.labels)
 
@@ -134,7 +134,10 @@ def main() -> None:
         peak = statistics.fmean(job.result() for job in jobs)
         print(f"float32 matrix product: {peak:.1f} GFLOP/s a core, {cores} cores at once")
         order = sorted(PANEL, key=lambda text: -flops_of(text))  # long ones first: all cores end together
-        jobs = {(t, s): workers.submit(workers.run, train_and_test, t, Recipe(), s) for s in SEEDS for t in order}
+        jobs = {
+            (t, s): workers.submit(workers.run, train_and_test, t, Recipe(), child_seed(s, t))
+            for s in SEEDS for t in order
+        }  # fmt: skip
         ours = {job: future.result() for job, future in tqdm(jobs.items(), desc="ours")}
     torch.set_num_threads(cores)
     original = {text: time_original(text) for text in tqdm(PANEL, desc="original")}

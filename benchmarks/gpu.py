@@ -26,7 +26,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import PANEL, RESULTS, load_mnist
+from benchmarks.common import PANEL, RESULTS, load_data
 from benchmarks.paper_cost import SHAPE, forward_flops, random_networks
 from datasets import Data, Images
 from model import PAPER_RECIPE, Recipe, train_child
@@ -137,7 +137,7 @@ def train_all(workers: Workers, jobs: list[tuple[str, int]], recipe: Recipe) -> 
 
 def accuracy(size: Size, device: str) -> Iterator[dict]:
     """The same trainings on GPU and CPU, as pairs; and some of them on the GPU again, in other processes."""
-    jobs, data = list(itertools.product(size.compared, SEEDS)), load_mnist()[0]
+    jobs, data = list(itertools.product(size.compared, SEEDS)), load_data("MNIST")[0]
     found = {"jobs": jobs}
     for name, count, where in (("gpu", 2, device), ("gpu_again", 3, device), ("cpu", usable_cores(), "cpu")):
         with Workers(count, data, device=where) as workers:
@@ -159,7 +159,7 @@ def accuracy(size: Size, device: str) -> Iterator[dict]:
 
 def throughput(size: Size, device: str) -> Iterator[dict]:
     """Children an hour, by the mean time of a child while all workers train; and of all cores of this machine."""
-    data, rows = load_mnist()[0], []
+    data, rows = load_data("MNIST")[0], []
     for where, count in [*((device, count) for count in size.workers), ("cpu", usable_cores())]:
         rounds = -(-2 * count // len(size.panel))  # at least two children for each worker
         with Workers(count, data, device=where) as workers:
@@ -216,7 +216,7 @@ def paper_data(n: int) -> Data:
 def step(size: Size, device: str) -> Iterator[dict]:
     """Where the time of a step goes: of a child of the default search, and of a deep one of the paper's space."""
     rows, network = [], random_networks(size.paper_layers, 1)[0]
-    jobs = [(load_mnist()[0], parse_architecture(ONE_OF_THE_PANEL), size.recipe)]
+    jobs = [(load_data("MNIST")[0], parse_architecture(ONE_OF_THE_PANEL), size.recipe)]
     paper = replace(PAPER_RECIPE, batch_size=size.paper_batch)
     jobs.append((paper_data(max(size.steps) * size.paper_batch), network, paper))
     for data, architecture, recipe in jobs:
@@ -264,7 +264,7 @@ def memory_held(data: Data, device: str) -> int:
 
 def memory(size: Size, device: str) -> Iterator[dict]:
     """A child for which memory is short fails with one line, gives it back, and the next one is trained as ever."""
-    with Workers(1, load_mnist()[0], device=device) as workers:
+    with Workers(1, load_data("MNIST")[0], device=device) as workers:
         error = workers.submit(workers.run, run_out, device).exception()
         found = {"is_a_failed_child": isinstance(error, TaskFailed), "error": str(error)}
         found["bytes_held_after"] = workers.submit(workers.run, memory_held, device).result()

@@ -8,7 +8,6 @@ choose nothing. Writes results/reward_fidelity.csv (a row a training) and result
 """
 
 import csv
-import time
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 
@@ -16,10 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, load_mnist, train_and_test
+from benchmarks.common import RESULTS, load_data, train_and_test
 from evaluation import EVALUATION
 from model import Recipe
-from utils import environment, usable_cores, write_json
+from utils import child_seed, environment, usable_cores, write_json
 from workers import Workers
 
 FILE = RESULTS / "reward_fidelity.csv"
@@ -57,23 +56,19 @@ def train() -> None:
     groups, done = panel(), set(read())
     jobs = [(name, a, s) for name, n in NUM_SEEDS.items() for s in range(n) for a in groups]
     jobs = sorted(set(jobs) - done, key=lambda job: (job[2] >= 2, job[0] != JUDGE, job[2], jobs.index(job)))
-    with Workers(usable_cores(), load_mnist()) as workers, open(FILE, "a", newline="") as file:
+    with Workers(usable_cores(), load_data("MNIST")) as workers, open(FILE, "a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not done:
             writer.writerow(COLUMNS)
-        running = {workers.submit(workers.run, train_timed, a, RECIPES[name], s): (name, a, s) for name, a, s in jobs}
+        running = {
+            workers.submit(workers.run, train_and_test, a, RECIPES[name], child_seed(s, a)): (name, a, s)
+            for name, a, s in jobs
+        }
         for future in tqdm(as_completed(running), total=len(running), unit="training"):
             name, a, s = running[future]
-            writer.writerow([groups[a], name, a, s, *future.result()])
+            numbers = (round(future.result()[column], 6) for column in ("val_accuracy", "test_accuracy", "seconds"))
+            writer.writerow([groups[a], name, a, s, *numbers, torch.backends.cpu.get_cpu_capability()])
             file.flush()
-
-
-def train_timed(shared: tuple, text: str, recipe: Recipe, run_seed: int) -> tuple:
-    """Runs in a worker process: both accuracies, the processor's seconds, and what it rounds like."""
-    started = time.process_time()
-    trained = train_and_test(shared, text, recipe, run_seed)
-    accuracies = (round(trained[f"{kind}_accuracy"], 6) for kind in ("val", "test"))
-    return *accuracies, round(time.process_time() - started, 2), torch.backends.cpu.get_cpu_capability()
 
 
 def read() -> dict[tuple[str, str, int], dict]:
