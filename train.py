@@ -359,6 +359,7 @@ def report(
     if search.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
+    print(f"chosen by           the {CHOSEN_BY}")
     for place, row in enumerate(ranking[:5], start=1):
         line = "  {}. {architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
         both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
