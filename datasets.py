@@ -259,8 +259,8 @@ def listed(names: Sequence, most: int) -> str:
 
 
 def held_out_share(n: int) -> float:
-    """The share of n images that gives the reward."""
-    return min(1 / 10, HELD_OUT / n)
+    """The share of n images that gives the reward: with few images, more of them tell networks apart better."""
+    return min(3 / 10, max(1000 / n, 1 / 10), HELD_OUT / n)
 
 
 def split_off(images: Images, share: float) -> tuple[Images, Images]:
@@ -284,7 +284,7 @@ def read_folder(root: Path) -> tuple[list[Picture], list[str]]:
     It holds a folder of pictures for each class (as torchvision's ImageFolder), or train/, val/ and test/ that do.
     """
     folders, left_out = walk(root)
-    tops = [folder for folder in folders if folder.parent == root]
+    tops = [folder for folder in folders if folder.parent == root != folder]  # . is its own parent
     parents = {folder.parent for folder in folders}
     parts = {top: PART_OF[top.name.lower()] for top in tops if top.name.lower() in PART_OF and top in parents}
     if parts and (len({*parts.values()}) < len(parts) or "train" not in parts.values()):
@@ -301,8 +301,9 @@ def read_folder(root: Path) -> tuple[list[Picture], list[str]]:
         elif folder in (base, root):
             left_out["in no folder of a class"] += pictures
         left_out["no picture"] += sorted({*files} - {*pictures}) if base else []
-    left_out["no part with a folder for each class"] = [top for top in tops if parts and top not in parts]
     ours = {run.parent for run in left_out[RUNS]}
+    others = [top for top in tops if parts and top not in parts and top not in ours]
+    left_out["no part with a folder for each class"] = others
     left_out["no picture in it"] = [folder for folder, files in found.items() if not files and folder not in ours]
     for what, names in left_out.items():
         note(root, f"left out, {what}", [os.path.relpath(name, root) for name in names])

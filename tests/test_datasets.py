@@ -17,10 +17,12 @@ from datasets import (
     evaluation_data,
     fingerprint,
     first_images,
+    held_out_share,
     hold_out,
     load_images,
     own_images,
     search_data,
+    split_off,
 )
 from utils import InputError
 
@@ -144,8 +146,8 @@ def load(path: Path, image_size: int | None = None):
 def test_a_folder_is_split_by_class_always_alike(tmp_path, capsys):
     root = write_folder(tmp_path / "pictures", n=20)
     train, val, test, num_classes = load(root)
-    assert num_classes == 3 and train.pixels.shape == (45, 3, 40, 40) and train.pixels.dtype == torch.uint8
-    assert [p.labels.bincount().tolist() for p in (train, val, test)] == [[15] * 3, [1] * 3, [4] * 3]
+    assert num_classes == 3 and train.pixels.shape == (36, 3, 40, 40) and train.pixels.dtype == torch.uint8
+    assert [p.labels.bincount().tolist() for p in (train, val, test)] == [[12] * 3, [4] * 3, [4] * 3]
     everything = torch.cat([p.pixels for p in (train, val, test)])
     assert len(everything.flatten(1).unique(dim=0)) == 60  # disjoint, and nothing lost
     for part in (train, val, test):  # the brightest channel tells the class
@@ -157,9 +159,18 @@ def test_a_folder_is_split_by_class_always_alike(tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert (
-        "3 classes (blue, green, red), images of 3 x 40 x 40, 45 to train on, 3 for validation, 12 for the test" in said
+        "3 classes (blue, green, red), images of 3 x 40 x 40, 36 to train on, 12 for validation, 12 for the test"
+        in said
     )
     assert "a fifth of each class, because there is no test part" in said
+
+
+@pytest.mark.parametrize("n, held_out", [(100, 30), (3000, 900), (5000, 1000), (20_000, 2000), (80_000, 5000)])
+def test_more_is_held_out_of_a_small_set(n, held_out):
+    images = Images(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n) % 2)
+    train, val = split_off(images, held_out_share(n))
+    assert (len(train.labels), len(val.labels)) == (n - held_out, held_out)
+    assert val.labels.bincount().tolist() == [held_out // 2] * 2
 
 
 def test_given_parts_are_used_as_such(tmp_path, capsys):
@@ -297,7 +308,7 @@ def test_search_and_evaluation_share_no_test_image(tmp_path):
     search, final = search_data(path, Path("data")), evaluation_data(path, Path("data"))
     searched = {image.numpy().tobytes() for image in (*search.train.pixels, *search.held_out.pixels)}
     trained, tested = ({image.numpy().tobytes() for image in part.pixels} for part in (final.train, final.held_out))
-    assert searched == trained and not trained & tested and len(tested) == 20 and len(search.held_out.labels) == 8
+    assert searched == trained and not trained & tested and len(tested) == 20 and len(search.held_out.labels) == 24
 
 
 def test_a_photo_is_turned_upright(tmp_path):

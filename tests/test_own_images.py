@@ -149,15 +149,20 @@ def test_every_real_folder_is_read_once(tmp_path, capsys, monkeypatch):
     assert "left out, can't be listed (1): owl/secret" in said and "4 classes (cat, dog, owl, yak)" in said
 
 
-def test_the_programs_own_runs_are_no_class(tmp_path, capsys):
-    root = write(tmp_path / "set", 5)
-    for run, file in (("runs/set", "children.jsonl"), ("cat/x", "best_child-k3f8p0.pt2")):
+@pytest.mark.parametrize("parts", [False, True])
+def test_the_programs_own_runs_are_no_class(tmp_path, capsys, parts, monkeypatch):
+    """As after `cd set; train.py --dataset .`."""
+    write(tmp_path / "set" / "train" if parts else tmp_path / "set", 5)
+    monkeypatch.chdir(tmp_path / "set")
+    root = Path(".")
+    for run, file in (("runs/set", "children.jsonl"), ("train/cat/x" if parts else "cat/x", "best_child-k3f8p0.pt2")):
         (root / run).mkdir(parents=True)
         (root / run / file).touch()
         Image.fromarray(noise(0)).save(root / run / "search.png")
     assert sizes(root) == [9, 3, 3]
     said = capsys.readouterr().out
-    assert "left out, a run of this program (2): cat/x, runs/set" in said and "no picture in it" not in said
+    assert f"left out, a run of this program (2): {'runs/set, train/cat/x' if parts else 'cat/x, runs/set'}\n" in said
+    assert said.count("left out") == 1
 
 
 def test_classes_are_in_the_order_of_numbers(tmp_path):
@@ -266,7 +271,12 @@ def test_too_little_memory_is_said_in_gigabytes(tmp_path, monkeypatch):
 
     root = write(tmp_path / "set", 5)
     monkeypatch.setattr(np, "empty", empty)
-    with pytest.raises(InputError, match=r"15 pictures of 1000 x 1000 need 0\.015 GB of memory.*--image_size"):
+    message = r"15 pictures of 1000 x 1000 need 0\.015 GB of memory.*--image_size"
+    with pytest.raises(InputError, match=message):
+        own_images(root, 1000)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "sysconf", lambda name: 5000)  # a page has 5,000 bytes, and there are as many of them
+    with pytest.raises(InputError, match=message):
         own_images(root, 1000)
 
 
@@ -353,17 +363,17 @@ def test_evaluate_shows_what_an_accuracy_hides(quick, capsys):
 
 def test_recalls_are_those_of_each_class():
     pixels = torch.tensor([0, 0, 255, 255, 255], dtype=torch.uint8).view(5, 1, 1, 1)
-    data = datasets.Data(None, datasets.Images(pixels, torch.tensor([0, 2, 2, 0, 2])), 3)
+    data = datasets.Data(None, datasets.Images(pixels, torch.tensor([0, 2, 2, 2, 2])), 3)
 
     def child(x):  # black is class 0, white is class 2
         return torch.stack([-x[:, 0, 0, 0], -2 + 0 * x[:, 0, 0, 0], x[:, 0, 0, 0]], 1)
 
-    assert evaluation.confused(child, data) == [[1, 0, 1], [0, 0, 0], [1, 0, 2]]
+    assert evaluation.confused(child, data) == [[1, 0, 0], [0, 0, 0], [1, 0, 3]]
 
 
 def test_confusions_are_drawn_with_any_names(tmp_path):
-    names = ("a", "$x$ $", "ü" * 40, datasets.printable(os.fsdecode(b"caf\xe9")))
-    plots.plot_confusions(tmp_path / "x.png", torch.arange(16).view(4, 4), names, "k3f8p0 on $5 $")
+    names = ("a", "$x_$", "ü" * 40, datasets.printable(os.fsdecode(b"caf\xe9")))
+    plots.plot_confusions(tmp_path / "x.png", torch.arange(16).view(4, 4), names, "k3f8p0 on $5_$")
     assert Image.open(tmp_path / "x.png").size[0] > 300
 
 
@@ -375,6 +385,17 @@ def test_what_cannot_be_printed_stops_nothing(quick, monkeypatch):
     output.flush()
     assert b"chaton n\\xe9" in output.buffer.getvalue() and b" \\xb1 " in output.buffer.getvalue()
     assert json.loads(Path("runs/set/evaluation-k3f8p1-k3f8p1.json").read_text())["classes"][0] == "chaton né"
+
+
+def test_the_files_are_there_before_anything_is_printed(quick, monkeypatch):
+    def refuse(text):
+        if text.startswith("top1"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "print", refuse, raising=False)
+    with pytest.raises(SystemExit):
+        train.main([*EVALUATE, "--architecture", "k3f8p1-k3f8p1", "--eval_epochs", "1", "--references"])
+    assert len([file for file in Path("runs/set").iterdir() if "k3f8p1-k3f8p1" in file.name]) == 4
 
 
 @pytest.mark.parametrize("module", ["plots", "torch.utils.tensorboard"])

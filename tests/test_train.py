@@ -147,7 +147,7 @@ def test_own_pictures_end_to_end(tmp_path):
     searched = command("--dataset", "my shapes", "--num_children", "2", cwd=tmp_path)
     assert searched.returncode == 0, searched.stderr
     assert (
-        "3 classes (circle, square, triangle), images of 3 x 40 x 40, 216 to train on, 24 for validation, 60 for"
+        "3 classes (circle, square, triangle), images of 3 x 40 x 40, 168 to train on, 72 for validation, 60 for"
         in searched.stdout
     )
     run_dir = tmp_path / "runs" / "my shapes"
