@@ -145,12 +145,13 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
         unpack(folder, checked=name == "MNIST")
     import torchvision  # here, because every worker process imports this file and none needs it
 
+    new = [made for made in (folder, *folder.parents) if not made.exists()]
     try:
         dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # what is not there yet
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         reason, what = " ".join(dict.fromkeys((lines[0], lines[-1]))), ", ".join(files)
-        for made in (folder, folder.parent) if folder != Path(data_dir) else ():
+        for made in new:
             with contextlib.suppress(OSError):  # not empty
                 made.rmdir()
         raise InputError(f"{name} can't be read or downloaded ({reason}): put {what} into {folder}/") from None
@@ -474,5 +475,5 @@ def prepare(
         image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:  # on middle grey, where black and white can both be seen
         image = Image.alpha_composite(Image.new("RGBA", image.size, "#808080"), image.convert("RGBA"))
-    image = image.convert("L" if channels == 1 else "RGB").resize(image_size, reducing_gap=3.0)
+    image = image.convert("RGB").convert("L" if channels == 1 else "RGB").resize(image_size, reducing_gap=3.0)
     return np.array(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)

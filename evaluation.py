@@ -58,15 +58,8 @@ def evaluate(args: argparse.Namespace) -> None:
     finals = train_finals([(architecture, seed) for seed in seeds], data, recipe, device, args.workers)
 
     result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
-    result |= data.preparation._asdict()
-    names = ("top1", "top5") if data.num_classes > 5 else ("top1",)
-    for name in names:
-        result |= statistics_of(name, finals)
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
-    sizes = confusions.sum(1).tolist()  # of the classes
-    pairs = zip(confusions.diag().tolist(), sizes, strict=True)
-    result["recall"] = [right / images if images else None for right, images in pairs]
-    result["most_frequent_share"] = max(sizes) / sum(sizes)
+    result |= data.preparation._asdict() | measured(finals, confusions)
     result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
     result |= {"recipe": asdict(recipe), "device": device} | utils.environment()
     args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost
@@ -79,18 +72,7 @@ def evaluate(args: argparse.Namespace) -> None:
         title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
         plots.plot_confusions(args.run_dir / f"confusion{suffix}.png", confusions, data.preparation.classes, title)
 
-    for name in names:
-        listed = ", ".join(f"{value:.2%}" for value in result[name])
-        mean, std = result[f"{name}_mean"], result[f"{name}_std"]
-        spread = f" ± {100 * std:.2f}  (mean ± std, n = {len(finals)}: {listed})" if len(finals) > 1 else "  (n = 1)"
-        print(f"{name} test accuracy  {mean:.2%}{spread}")
-    print(f"most frequent class {result['most_frequent_share']:.2%} of the test images")
-    recalls = [
-        (name, share) for name, share in zip(result["classes"], result["recall"], strict=True) if share is not None
-    ]
-    least = sorted(recalls, key=lambda row: row[1])[:MOST_DRAWN]
-    rest = f", the {len(least)} lowest of {len(recalls)}" if len(least) < len(recalls) else ""
-    print(f"recall              {', '.join(f'{name} {share:.1%}' for name, share in least)}{rest}")
+    print_accuracies(result)
     if args.references:
         space = SmallSpace(len(architecture.layers))
         if architecture.hidden is None:
@@ -102,6 +84,31 @@ def evaluate(args: argparse.Namespace) -> None:
     files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
     drawn = f", confusion{suffix}.png" if drawn else ""
     print(f"files               {args.run_dir}/ (evaluation{suffix}.json{drawn}, {files})")
+
+
+def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
+    """Accuracies, each class's recall (None without test images), and the share of the most frequent class."""
+    result = {}
+    for name in ("top1", "top5") if len(confusions) > 5 else ("top1",):
+        result |= statistics_of(name, finals)
+    sizes, right = confusions.sum(1).tolist(), confusions.diag().tolist()
+    result["recall"] = [n / size if size else None for n, size in zip(right, sizes, strict=True)]
+    return result | {"most_frequent_share": max(sizes) / sum(sizes)}
+
+
+def print_accuracies(result: dict) -> None:
+    """Print what `measured` gives."""
+    for name in ("top1", "top5"):
+        if values := result.get(name, []):
+            listed = f"mean ± std, n = {len(values)}: {', '.join(f'{value:.2%}' for value in values)}"
+            spread = f" ± {100 * result[f'{name}_std']:.2f}  ({listed})" if len(values) > 1 else "  (n = 1)"
+            print(f"{name} test accuracy  {result[f'{name}_mean']:.2%}{spread}")
+    print(f"most frequent class {result['most_frequent_share']:.2%} of the test images")
+    recalls = [
+        (share, name) for name, share in zip(result["classes"], result["recall"], strict=True) if share is not None
+    ]
+    least = ", ".join(f"{name} {share:.1%}" for share, name in sorted(recalls)[:MOST_DRAWN])
+    print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MOST_DRAWN else ''}")
 
 
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:

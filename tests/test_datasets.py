@@ -81,9 +81,10 @@ def test_a_damaged_unpacked_file_is_named(data_dir):
 def test_a_download_that_fails_leaves_nothing_and_says_why(tmp_path, monkeypatch):
     for proxy in ("http_proxy", "https_proxy"):  # downloads fail at once, wherever the tests run
         monkeypatch.setenv(proxy, "http://127.0.0.1:1")
-    with pytest.raises(InputError, match="refused"):
-        load_images("KMNIST", tmp_path, train=True)
-    assert not list(tmp_path.iterdir())
+    for data_dir in (tmp_path, tmp_path / "data"):
+        with pytest.raises(InputError, match="refused"):
+            load_images("KMNIST", data_dir, train=True)
+        assert not list(tmp_path.iterdir())
 
 
 def test_colour_images_become_channels_first(monkeypatch):

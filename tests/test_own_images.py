@@ -235,6 +235,7 @@ def test_pictures_without_anything_special_stay_as_they_are():
         (Image.fromarray(grey), 3, np.stack([grey] * 3)),
         (Image.fromarray(colour), 3, colour.transpose(2, 0, 1)),
         (Image.fromarray(opaque), 3, colour.transpose(2, 0, 1)),
+        (Image.new("LAB", (8, 8), (255, 128, 128)), 1, np.full((1, 8, 8), 255)),
         (Image.fromarray(grey).quantize(256), 1, grey[None]),
         (Image.fromarray(grey).convert("1"), 1, np.asarray(Image.fromarray(grey).convert("1").convert("L"))[None]),
     ):
