@@ -3,6 +3,7 @@
 import argparse
 import functools
 import io
+import json
 import math
 import statistics
 import time
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 import datasets
 import utils
-from datasets import Data
+from datasets import Data, Preparation
 from model import (
     PAPER_RECIPE,
     Child,
@@ -35,6 +36,7 @@ from workers import TaskFailed, Workers
 EVALUATION = Recipe(epochs=4, shift=1)
 LENET = parse_architecture("k5f8p0-k5f16p0")  # nearest to LeNet-5, with its 6 and 16 filters (LeCun et al. 1998)
 RANDOM_NETWORKS = 10
+MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -56,26 +58,57 @@ def evaluate(args: argparse.Namespace) -> None:
     finals = train_finals([(architecture, seed) for seed in seeds], data, recipe, device, args.workers)
 
     result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
-    for name in ("top1", "top5") if data.num_classes > 5 else ("top1",):
-        result |= statistics_of(name, finals)
-        listed = ", ".join(f"{value:.2%}" for value in result[name])
-        mean, std = result[f"{name}_mean"], result[f"{name}_std"]
-        spread = f" ± {100 * std:.2f}  (mean ± std, n = {len(finals)}: {listed})" if len(finals) > 1 else "  (n = 1)"
-        print(f"{name} test accuracy  {mean:.2%}{spread}")
+    confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
+    result |= data.preparation._asdict() | measured(finals, confusions)
+    result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
+    result |= {"recipe": asdict(recipe), "device": device} | utils.environment(device)
+    args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost
+    utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
+    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
+    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
+    if drawn := data.num_classes <= MOST_DRAWN:
+        import plots  # here, because worker processes import this file and none needs matplotlib
+
+        title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
+        plots.plot_confusions(args.run_dir / f"confusion{suffix}.png", confusions, data.preparation.classes, title)
+
+    print_accuracies(result)
     if args.references:
         space = SmallSpace(len(architecture.layers))
         if architecture.hidden is None:
             space = PaperSpace(len(architecture.layers), settings.get("strides", "s" in str(architecture)))
         result["references"] = compare(args, space, settings, data, recipe, device)
-    result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
-    result |= {"recipe": asdict(recipe), "device": device} | utils.environment(device)
-    args.run_dir.mkdir(parents=True, exist_ok=True)
-    utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
-    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
-    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
+        result["seconds"] = time.perf_counter() - started
+        utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     print(f"time                {utils.duration(result['seconds'])}")
-    files = f"evaluation{suffix}.json, best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
-    print(f"files               {args.run_dir}/{files}")
+    files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
+    drawn = f", confusion{suffix}.png" if drawn else ""
+    print(f"files               {args.run_dir}/ (evaluation{suffix}.json{drawn}, {files})")
+
+
+def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
+    """Accuracies, each class's recall (None without test images), and the share of the most frequent class."""
+    result = {}
+    for name in ("top1", "top5") if len(confusions) > 5 else ("top1",):
+        result |= statistics_of(name, finals)
+    sizes, right = confusions.sum(1).tolist(), confusions.diag().tolist()
+    result["recall"] = [n / size if size else None for n, size in zip(right, sizes, strict=True)]
+    return result | {"most_frequent_share": max(sizes) / sum(sizes)}
+
+
+def print_accuracies(result: dict) -> None:
+    """Print what `measured` gives."""
+    for name in ("top1", "top5"):
+        if values := result.get(name, []):
+            listed = f"mean ± std, n = {len(values)}: {', '.join(f'{value:.2%}' for value in values)}"
+            spread = f" ± {100 * result[f'{name}_std']:.2f}  ({listed})" if len(values) > 1 else "  (n = 1)"
+            print(f"{name} test accuracy  {result[f'{name}_mean']:.2%}{spread}")
+    print(f"most frequent class {result['most_frequent_share']:.2%} of the test images")
+    recalls = [
+        (share, name) for name, share in zip(result["classes"], result["recall"], strict=True) if share is not None
+    ]
+    least = ", ".join(f"{name} {share:.1%}" for share, name in sorted(recalls)[:MOST_DRAWN])
+    print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MOST_DRAWN else ''}")
 
 
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
@@ -143,7 +176,17 @@ def final_child(shared: tuple, architecture: Architecture, recipe: Recipe, index
     trained = train_child(architecture, data, recipe, seed, device, images_seen[index])
     saved = {"architecture": str(architecture), "state_dict": trained.child.cpu().state_dict()}
     saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
-    return {"top1": trained.accuracy, "top5": trained.top5_accuracy, "saved": utils.as_bytes(saved)}
+    saved |= data.preparation._asdict()
+    accuracies = {"top1": trained.accuracy, "top5": trained.top5_accuracy}
+    return accuracies | {"confusions": confused(trained.child, data), "saved": utils.as_bytes(saved)}
+
+
+@torch.inference_mode()
+def confused(child: Child, data: Data) -> list[list[int]]:
+    """How many test images of each class a child, on the CPU, takes for which (classes, classes)."""
+    predicted = torch.cat([child(normalize(pixels)).argmax(1) for pixels in data.held_out.pixels.split(500)])
+    pairs = data.held_out.labels * data.num_classes + predicted
+    return pairs.bincount(minlength=data.num_classes**2).view(data.num_classes, -1).tolist()
 
 
 # --- a network to take away ---------------------------------------------------------------------------------------
@@ -169,7 +212,9 @@ def exported(saved: bytes) -> bytes:
     pixels = torch.zeros(2, *found["image_shape"], dtype=torch.uint8)
     shapes = {"pixels": {0: torch.export.Dim("images", min=1)}}
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(FromPixels(child).eval(), (pixels,), dynamic_shapes=shapes), buffer)
+    program = torch.export.export(FromPixels(child).eval(), (pixels,), dynamic_shapes=shapes)
+    prepared = {"preparation.json": json.dumps({name: found.get(name) for name in Preparation._fields})}
+    torch.export.save(program, buffer, extra_files=prepared)
     return buffer.getvalue()
 
 
@@ -247,19 +292,19 @@ def largest(space: SearchSpace, start: Sequence[tuple[int, ...]], size: Callable
 def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, dict]:
     """--architecture, the run folder's best, or the committed one; a suffix of files; the settings of the search."""
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
-    name, settings = datasets.short_name(args.dataset), {}
+    name, settings, own = datasets.short_name(args.dataset), {}, args.dataset not in datasets.BUILT_IN
     if rows:
         settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"]
+    same = settings.get("dataset") == name and bool(settings.get("images")) == own  # a folder may be called MNIST
     if args.architecture is not None:
         text = str(args.architecture)
         suffix = f"-{text if len(text) <= 200 else f'{text[:180]}-{utils.child_seed(0, text)}'}"
-        return args.architecture, suffix, settings if settings.get("dataset") == name else {}
+        return args.architecture, suffix, settings if same else {}
     committed = utils.ROOT / "results" / name.lower() / "best.json"
     if rows:
-        if settings.get("dataset") != name:
-            raise InputError(
-                f"{args.run_dir} holds a search on {settings.get('dataset')}, not on {name}: name it by --dataset"
-            )
+        if not same:
+            before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
+            raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
         best_file = args.run_dir / "best.json"
         best = utils.read_json(best_file) if best_file.exists() else {}
         if best.get("children") == len(rows):

@@ -6,9 +6,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
+from torch import Tensor
 
 from search_space import Architecture
 
+matplotlib.rcParams["text.parse_math"] = False  # in names of folders and classes a $ is a $
 LEGEND = {"frameon": False, "fontsize": "small", "handlelength": 1, "columnspacing": 1}
 
 
@@ -165,4 +167,21 @@ def plot_architecture(path: Path, architecture: Architecture, title: str) -> Non
             axes.annotate("", (end, 0), (start, 0), arrowprops=style | patches)
     axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-1.2, 1.2), title=title)
     axes.axis("off")
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusions(path: Path, confusions: Tensor, classes: Sequence[str], title: str) -> None:
+    """Draw which share of each class's images (a row) is taken for which class (a column)."""
+    shares = 100 * confusions / confusions.sum(1, keepdim=True).clamp(min=1)
+    inches = max(5, 0.35 * len(classes))
+    figure = Figure(figsize=(inches + 2, inches + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+    for row, column in shares.ge(0.5).nonzero().tolist():
+        style = {"ha": "center", "va": "center", "fontsize": "x-small", "color": "wk"[shares[row, column] < 50]}
+        axes.text(column, row, f"{shares[row, column]:.0f}", **style)
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=90)
+    axes.set_yticks(range(len(classes)), names)
+    axes.set(xlabel="taken for", ylabel="class", title=f"{title}\n% of each class's test images")
     figure.savefig(path, dpi=120)

@@ -7,7 +7,9 @@ python train.py --help                               every flag
 
 import argparse
 import contextlib
+import importlib
 import math
+import os
 import signal
 import sys
 import time
@@ -17,6 +19,9 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # during the imports below; main() has more to say
 
 import torch
 from tqdm import tqdm
@@ -84,6 +89,10 @@ def generate(args: argparse.Namespace) -> None:
         bar.close()
         if not ledger.rows:
             raise InputError(f"{none_within(search, space, data)}: raise --max_parameters or --max_flops")
+        if all("error" in row for row in ledger.rows.values()):
+            first = ledger.rows[min(ledger.rows)]["error"]
+            remedy = "a larger --image_size, fewer --num_layers or --workers, or a longer --child_timeout"
+            raise InputError(f"all {len(ledger.rows)} children failed, the first with: {first}; try {remedy}")
         ranking = train_finalists(args, search, ledger.rows, train, save_time)
         save_search(args, controller, ledger.rows, ranking, shares, noise_of_accuracy(ranking, data))
     report(args, ledger.rows, ranking, search, clock, data, recipe)
@@ -373,21 +382,22 @@ def report(
     print(
         f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; always the same class gives {same:.2%}"
     )
+    print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
     if finalists:
         line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
-        print(line.format(**smallest(finalists, noise)))
-        print(f"differences         below {noise:.2%} mean nothing: a standard deviation of the finalists' accuracies")
+        print(f"{line.format(**smallest(finalists, noise))} (a finalist, within {noise:.2%} of the best)")
     if search.refused:
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
         print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
     used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
     print(f"time                {utils.duration(wall)}; {used}")
-    print(f"files               {args.run_dir}/ (search.png, front.png; tensorboard --logdir {args.run_dir})")
-    usual = {"dataset": "MNIST", "data_dir": Path("data"), "image_size": None, "child_recipe": "fast"}
+    events = f"tensorboard --logdir {quote(str(args.run_dir))}"
+    print(f"files               {args.run_dir}/ (search.png, front.png; {events})")
+    usual = {"dataset": "MNIST", "data_dir": Path(utils.from_here("data")), "image_size": None, "child_recipe": "fast"}
     usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
     flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]
-    print(f"evaluate it with    python train.py --mode evaluate{''.join(flags)}")
+    print(f"evaluate it with    python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}")
 
 
 # --- command line -------------------------------------------------------------------------------------------------
@@ -440,9 +450,15 @@ def architecture(text: str) -> Architecture:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def path(text: str) -> Path:
+    """A flag's type: a path, which may begin with ~."""
+    return Path(os.path.expanduser(text))
+
+
 def dataset(text: str) -> str:
     """A flag's type: a built-in data set, or where the reader's own images are."""
-    if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.endswith(".npz")):
+    text = os.path.expanduser(text)
+    if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
         return text
     if not Path(text).exists():
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and no file or folder")
@@ -464,8 +480,9 @@ def make_parser() -> Parser:
     add("--image_size", type=size, metavar="PIXELS",
         help=f"resize your own images to a square (default: as they are; {datasets.IMAGE_SIZE}, if they differ or are "
         f"larger than {datasets.LARGE})")
-    add("--data_dir", type=Path, default="data", help="where the built-in data sets are, or are downloaded to")
-    add("--run_dir", type=Path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
+    add("--data_dir", type=path, default=utils.from_here("data"),
+        help="where the built-in data sets are, or are downloaded to")
+    add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
     add("--workers", type=size,
         help="processes that train networks; changes no result (default: one a core, 2 with CUDA)")
@@ -574,21 +591,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; what the user can put right is one line and exit code 2."""
+    with contextlib.suppress(AttributeError):  # in notebooks
+        sys.stdout.reconfigure(errors="backslashreplace")  # what can't be printed in ASCII stops nothing
     args = parse_arguments(arguments)
     torch.set_num_threads(1)  # the search's arithmetic must not depend on the machine's load
     if args.reward_exponent != 1 and args.reward_scale == "rank":
         print("note: --reward_exponent changes no rank, and the policy learns from ranks (see --reward_scale)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        utils.check_writable(args.run_dir)
+        for module in ("plots", "torch.utils.tensorboard"):  # a missing package is missed now, not after all children
+            importlib.import_module(module)  # here, because worker processes import this file
         generate(args) if args.mode == "generate" else evaluate(args)
-    except (InputError, ImpossibleNetwork, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+    except (InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
+        print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        again = "the same command goes on from here" if args.mode == "generate" else "nothing was written"
+        again = "the same command goes on from here" if args.mode == "generate" else "what was written is whole"
         print(f"train.py: stopped; {again}", file=sys.stderr)
         sys.exit(130)
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -1,5 +1,6 @@
 """Seeds, the device, and the run folder (configuration, ledger, locks)."""
 
+import errno
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,6 +29,27 @@ VERSION = "1.1.0"
 
 class InputError(Exception):
     """Something the user can put right; shown as one line, exit code 2."""
+
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full, make room and give the same command again",
+    errno.EEXIST: "a file is where a folder should be, choose another path",
+    errno.ENOTDIR: "a file is where a folder should be, choose another path",
+}
+
+
+def explained(error: Exception, run_dir: Path) -> str:
+    """One line for what the user can put right, with a remedy; anything else is raised again."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in reason:
+        return f"out of memory ({reason}): try a smaller --image_size, fewer images or fewer --workers"
+    if isinstance(error, RuntimeError):
+        raise error
+    if isinstance(error, ImportError):
+        return f"{reason}: pip install -r {quote(from_here('requirements.txt'))}"
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return f"{error.filename or run_dir}: {error.strerror}: {REMEDIES[error.errno]}"
+    return reason
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
@@ -63,6 +87,20 @@ def duration(seconds: float) -> str:
 
 def default_run_dir(dataset: str, strategy: str = "reinforce") -> Path:
     return Path("runs", dataset.lower() + ("-random" if strategy == "random" else ""))
+
+
+def from_here(name: str) -> str:
+    """The path of a file of this repository as a command in the current folder needs it."""
+    return os.path.relpath(ROOT / name)
+
+
+def check_writable(folder: Path) -> None:
+    """InputError, before any work, if no file can be written to a folder, which may not be there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InputError(f"can't write to {folder} ({there}: {error.strerror}): choose another --run_dir") from None
 
 
 def as_bytes(value: dict) -> bytes:

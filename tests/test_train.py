@@ -25,7 +25,6 @@ from search_space import PaperSpace, SmallSpace, parse_architecture
 from utils import child_seed, read_ledger
 
 ROOT = Path(__file__).parent.parent
-OWN_DATA = ROOT / "docs" / "own_data.md"
 SMALL = ["--train_images", "300", "--num_children", "4", "--children_per_update", "2"]
 
 
@@ -116,7 +115,7 @@ def test_search_and_evaluation_end_to_end(tmp_path):
 
     text = "".join(page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    others = ("onnx", "nas-bench-macro", "picture.png")  # need other packages or files
+    others = ("onnx", "nas-bench-macro", "preparation.json")  # need other packages or files
     blocks = [block for block in blocks if not any(other in block for other in others)]
     assert len(blocks) == 7
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -150,7 +149,7 @@ def test_own_pictures_end_to_end(tmp_path):
     searched = command("--dataset", "my shapes", "--num_children", "2", cwd=tmp_path)
     assert searched.returncode == 0, searched.stderr
     assert (
-        "3 classes (circle, square, triangle), images of 3 x 40 x 40, 216 to train on, 24 for validation, 60 for"
+        "3 classes (circle, square, triangle), images of 3 x 40 x 40, 168 to train on, 72 for validation, 60 for"
         in searched.stdout
     )
     run_dir = tmp_path / "runs" / "my shapes"
@@ -168,11 +167,6 @@ def test_own_pictures_end_to_end(tmp_path):
     answers = network(pixels.permute(0, 3, 1, 2)).argmax(1).tolist()
     right = [a == b for a, b in zip(answers, [0] * 3 + [1] * 3 + [2] * 3, strict=True)]
     assert sum(right) >= 7
-    (program,) = (b for b in re.findall(r"```python\n(.*?)```", OWN_DATA.read_text(), re.DOTALL) if "picture.png" in b)
-    program = program.replace("runs/pictures", "runs/my shapes").replace("picture.png", "my shapes/square/1.png")
-    flags = [sys.executable, "-I", "-c", program]  # without this repository
-    result = subprocess.run(flags, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert result.stdout.strip() == str(answers[4]), result.stderr
 
 
 def test_one_and_two_workers_give_the_same_ledger(tmp_path):
@@ -267,7 +261,7 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     assert f"best architecture   {best['architecture']}" in report and f"  1. {best['architecture']}" in report
     assert "60 trained, the best 4 twice (0 failed)" in report
     noise = statistics.fmean((first[text] - second[text]) ** 2 / 2 for text in finalists) ** 0.5
-    assert f"below {noise:.2%} mean nothing" in report
+    assert f"of less than {2 * noise:.2%} between two networks mean nothing" in report
     good = [text for text in finalists if means[text] >= best["val_accuracy"] - noise]  # all are of the same size here
     assert f"smallest as good    {min(good, key=list(first).index)}" in report
     assert stand_in("--num_children", "60", "--num_finalists", "4") == []

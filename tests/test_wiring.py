@@ -23,7 +23,7 @@ import evaluation
 import train
 import utils
 from controller import Controller
-from datasets import Data, Images
+from datasets import Data, Images, Preparation
 from evaluation import EVALUATION
 from model import (
     LEAST_STEPS,
@@ -42,7 +42,10 @@ from search_space import PaperSpace, SmallSpace, parse_architecture
 from utils import InputError, child_seed, read_ledger
 from workers import TaskFailed, _call
 
-TEST_LABEL = -7
+TEST_LABEL = 7
+
+
+PREPARATION = Preparation(tuple("abcdefghij"), (28, 28), 1)
 
 
 class InProcess:
@@ -79,7 +82,7 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
 
     def load_images(name, data_dir, train):
         labels = torch.arange(60_000) if train else torch.full((100,), TEST_LABEL)
-        return Images(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels), 10
+        return Images(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels), PREPARATION
 
     def train_child(architecture, data, recipe, seed, device="cpu", images_seen=None):
         noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed, "device": device})
@@ -329,7 +332,8 @@ def test_a_child_that_cannot_be_trained_gets_reward_0_and_the_reason(trainings, 
         raise error
 
     monkeypatch.setattr(train, "train_child", fail)
-    train.main(["--num_children", "3"])
+    with pytest.raises(SystemExit):  # all of them
+        train.main(["--num_children", "3"])
     rows = rows_of("runs/mnist")
     assert [(row["reward"], row["val_accuracy"]) for row in rows] == [(0, 0)] * 3
     assert all(message in row["error"] for row in rows)
@@ -450,8 +454,8 @@ def test_trainings_on_own_images_are_never_too_short(trainings, own, capsys):
     train.main(["--dataset", own, "--num_children", "2", "--child_epochs", "900", "--run_dir", "long"])
     assert trainings[-1]["recipe"].epochs == 900
     said = capsys.readouterr().out
-    assert "of 3 validation images: steps of 33.33%" in said and f"{LEAST_STEPS} steps of 45 images" in said
-    command = re.findall(r"evaluate it with    python train.py (.*)", said)[-1]
+    assert "of 12 validation images: steps of 8.33%" in said and f"{LEAST_STEPS} steps of 36 images" in said
+    command = re.findall(r"evaluate it with    python \S+train.py (.*)", said)[-1]
     assert command == "--mode evaluate --dataset own.npz --run_dir long"
     train.main(command.split())
     assert trainings[-1]["recipe"].epochs == 900
@@ -467,7 +471,7 @@ def test_the_command_of_the_report_repeats_what_it_needs(trainings, own, capsys)
     train.main(
         ["--dataset", own, "--image_size", "16", "--num_children", "2", "--data_dir", "data/", "--run_dir", "a b"]
     )
-    command = re.findall(r"evaluate it with    python train.py (.*)", capsys.readouterr().out)[-1]
+    command = re.findall(r"evaluate it with    python \S+train.py (.*)", capsys.readouterr().out)[-1]
     train.main(shlex.split(command))
     assert trainings[-1]["data"].train.pixels.shape[1:] == (1, 16, 16)
     train.main(["--mode", "evaluate", "--dataset", own, "--run_dir", "a b"])  # known from the search
