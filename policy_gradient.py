@@ -57,7 +57,7 @@ class PolicyGradient:
     _: KW_ONLY
     children_per_update: int = 2  # m in §3.2
     update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
-    lr: float = 0.02  # of Adam; with replay it falls as 1 / sqrt(1 + samples / choices), the choices of all tokens
+    lr: float = 0.02  # of Adam; with replay it falls as 1 / sqrt(1 + children / choices), the choices of all tokens
     entropy_weight: float = 0.7  # tau log N: the bonus of a uniform policy over N sequences, for R of spread 1
     baseline_decay: float = 0.5  # of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
@@ -166,9 +166,9 @@ class PolicyGradient:
 
         loss = -((R - tau * log_prob - self.baseline).detach() * log_prob).mean()
 
-        if self.replay:  # the more samples there are for each choice, the less should the noise of new ones move
+        if self.replay:  # the more children there are for each choice, the less should the noise of new ones move
             choices = sum(self.controller.token_choices(self.steps))
-            self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + self.samples / choices)
+            self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + len(self.reward_of) / choices)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

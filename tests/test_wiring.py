@@ -367,7 +367,7 @@ def test_a_finalist_whose_second_training_fails_keeps_its_first_accuracy(trainin
     (failed,) = (f for f in best["finalists"] if len(f["val_accuracies"]) == 1)
     assert failed["val_accuracies"] == [first] and "error" in finalists[failed["child"]]
     output = capsys.readouterr().out
-    assert "30 trained, the best 3 twice (1 failed)" in output and "0.00%" not in output
+    assert "30 trained, the best 3 twice (1 failed)" in output and " 0.00%" not in output
 
 
 @pytest.mark.parametrize(
