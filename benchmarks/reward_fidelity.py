@@ -106,9 +106,10 @@ def fidelity(rewards: np.ndarray, judge: np.ndarray, drawn: np.ndarray) -> np.nd
 def summarize() -> dict:
     """For each recipe what one reward says, overall and in the best tenth, and how far below the best recipe that is."""
     rows, groups = read(), panel()
-    names = [name for name, n in NUM_SEEDS.items() if all((name, a, s) in rows for a in groups for s in range(n))]
+    seeds = {name: [s for s in range(n) if all((name, a, s) in rows for a in groups)] for name, n in NUM_SEEDS.items()}
+    names = [name for name in RECIPES if seeds[name]]  # what is trained as far as all networks have it
     value = {
-        (name, kind): np.array([[float(rows[name, a, s][kind]) for s in range(NUM_SEEDS[name])] for a in groups])
+        (name, kind): np.array([[float(rows[name, a, s][kind]) for s in seeds[name]] for a in groups])
         for name in names for kind in ("val_accuracy", "test_accuracy", "seconds")
     }  # fmt: skip
     random, best = np.random.default_rng(0), np.array([group == "best tenth" for group in groups.values()])

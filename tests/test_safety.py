@@ -204,8 +204,8 @@ def test_no_process_outlives_the_search(tmp_path, signal_number, code, seconds):
 def test_a_child_that_takes_too_long_gets_reward_0_and_keeps_it(tmp_path):
     flags = ("--num_children", "2", "--child_timeout", "0.01", "--workers", "1")
     for _ in range(2):
-        code, output, _ = Search(tmp_path / "run", *flags, program=REAL).end()
-        assert code == 0 and "2 trained (2 failed)" in output
+        code, _, errors = Search(tmp_path / "run", *flags, program=REAL).end()
+        assert code == 2 and "all 2 children failed, the first with: took longer than 0.01 seconds" in errors
     rows, _ = read_ledger(tmp_path / "run" / "children.jsonl")
     assert [row["reward"] for row in rows.values()] == [0.0, 0.0]
     assert all(row["error"] == "took longer than 0.01 seconds" for row in rows.values())
