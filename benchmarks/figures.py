@@ -2,6 +2,7 @@
 
 import csv
 import json
+import statistics
 from collections.abc import Sequence
 
 import matplotlib
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmarks.common import RESULTS
 from benchmarks.summary import TOP
+from model import Recipe
 
 METHODS = {  # of search_quality.py: colour
     "controller": "tab:blue",
@@ -80,22 +82,25 @@ def search_quality(name: str) -> None:
 
 
 def reward_fidelity() -> None:
-    """The final test accuracy against the reward, the better half of the networks marked."""
-    rows = list(csv.DictReader((RESULTS / "reward_fidelity.csv").open()))
-    found = json.loads((RESULTS / "reward_fidelity.json").read_text())
-    rows.sort(key=lambda row: -float(row["val_mean"]))
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    for half, colour, label in zip(halves, ("tab:orange", "tab:blue"), ("better half", "other half"), strict=True):
-        points = [(100 * float(row["val_mean"]), 100 * float(row["final_0"])) for row in half]
-        axes.plot(*zip(*points, strict=True), "o", ms=5, color=colour, label=label)
-    title = "rank correlation {:.2f}, in the better half {:.2f}"
-    axes.set_title(
-        title.format(*(found[f"rank_correlation_{of}"] for of in ("of_the_mean_of_three", "in_the_better_half")))
-    )
-    axes.set(xlabel="validation accuracy in the search, mean of three, %", ylabel="final test accuracy, %")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.grid(alpha=0.3)
+    """The final accuracy against one reward, of version 1.0.0's length and of today's, the best tenth marked."""
+    found = json.loads((RESULTS / "reward_fidelity.json").read_text())["recipes"]
+    value: dict = {}
+    for row in csv.DictReader((RESULTS / "reward_fidelity.csv").open()):
+        value.setdefault((row["recipe"], row["architecture"], row["group"]), []).append(
+            100 * float(row["val_accuracy"])
+        )
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for axes, name in zip(panels, ("0.6 epochs", f"{Recipe.epochs:g} epochs"), strict=True):
+        for group, colour, label in (("best tenth", "tab:orange", "best tenth"), ("range", "tab:blue", "others")):
+            some = [(rewards[0], a) for (recipe, a, of), rewards in value.items() if (recipe, of) == (name, group)]
+            points = [(reward, statistics.fmean(value["final", a, group])) for reward, a in some]
+            axes.plot(*zip(*points, strict=True), "o", ms=5, color=colour, label=label)
+        title = "{}, {:.1f} core-seconds: rank correlation {:.2f}"
+        axes.set_title(title.format(name, found[name]["seconds"], found[name]["all_val"]), fontsize="medium")
+        axes.set_xlabel("validation accuracy in the search, %")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("final validation accuracy, %")
+    panels[0].legend(frameon=False)
     figure.savefig(RESULTS / "reward_fidelity.png", dpi=120)
     plt.close(figure)
 

@@ -111,6 +111,16 @@ def changes(kind: str) -> str:
     return table(["change", "alone: MNIST", "NAS-Bench-Macro", "missing: MNIST", "NAS-Bench-Macro"], rows)
 
 
+def recipes() -> str:
+    """What one reward says of the final accuracy, by recipe, and what it costs."""
+    header = ["recipe", "core-seconds", "all 50", "best tenth", "all 50, test", "best tenth, test"]
+    rows = []
+    for name, row in read("reward_fidelity.json")["recipes"].items():
+        cells = ((row[key], *row[f"{key}_ci"]) for key in ("all_val", "best_tenth_val", "all_test", "best_tenth_test"))
+        rows.append([name, f"{row['seconds']:.1f}", *("{:.2f} ({:.2f} to {:.2f})".format(*cell) for cell in cells)])
+    return table(header, rows)
+
+
 def staleness(kind: str) -> str:
     """What lags cost: the best network `found`, or the children of the second half of the budget, `late`."""
     rows = []
@@ -120,7 +130,7 @@ def staleness(kind: str) -> str:
     return table(["lag for", *(f"{budget} children" for budget in m["budgets"])], rows)
 
 
-TABLES = {f.__name__: f for f in (references, answer, policy)}
+TABLES = {f.__name__: f for f in (references, answer, policy, recipes)}
 TABLES |= {"searches": partial(searches, SEARCHES), "fashion": partial(searches, FASHION)}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}

@@ -107,7 +107,7 @@ def summarize() -> dict:
     """For each recipe what one reward says, overall and in the best tenth, and how far below the best recipe that is."""
     rows, groups = read(), panel()
     seeds = {name: [s for s in range(n) if all((name, a, s) in rows for a in groups)] for name, n in NUM_SEEDS.items()}
-    names = [name for name in RECIPES if seeds[name]]  # what is trained as far as all networks have it
+    names = [name for name in RECIPES if len(seeds[name]) > 1]  # what all networks have
     value = {
         (name, kind): np.array([[float(rows[name, a, s][kind]) for s in seeds[name]] for a in groups])
         for name in names for kind in ("val_accuracy", "test_accuracy", "seconds")
