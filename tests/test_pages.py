@@ -46,6 +46,10 @@ def claims() -> dict[str, list[str]]:
     without = [budgets(name, "controller without replay")["100"]["found"]["n"] for name in ("mnist", "nasbench_macro")]
     fidelity, speed, cost = (read(f"{name}.json") for name in ("reward_fidelity", "child_speed", "paper_cost"))
     live = read("live_check.json")["searches"]
+    trainings = max(int(key.split("_")[-1]) for key in fidelity["judge"]["val"] if re.search(r"of_\d", key))
+    reliable = [fidelity[of]["val"][f"reliability_of_{trainings}"] for of in ("judge", "judge in the best tenth")]
+    default = fidelity["recipes"]["0.2 epochs"]
+    assert all(default[key][0] <= 0 for key in default if key.endswith("below_best_ci"))
     rows = sorted(csv.DictReader((RESULTS / "mnist_space.csv").open()), key=lambda row: -float(row["val_mean"]))
     place = [row["architecture"] for row in rows].index
     found, random = (read(name, "best.json")["architecture"] for name in ("mnist", "mnist-random"))
@@ -69,6 +73,8 @@ def claims() -> dict[str, list[str]]:
             f"trains the whole space once hands over {100 * everything[1]:.3f}",
             f"{fidelity['networks'] - fidelity['of the best tenth']} over the whole range of the space and "
             f"{fidelity['of the best tenth']} of its best tenth",
+            f"{trainings} times each so far",
+            "{:.2f} is the network and not chance, in the best tenth {:.2f}".format(*reliable),
             f"with {1 - found_fashion['parameters'] / largest['parameters']:.0%} fewer parameters",
             f"Each of the {replays} replays samples and picks what its search did",
             "{} of {} children that were trained again".format(*again),
