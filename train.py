@@ -485,7 +485,7 @@ def make_parser() -> Parser:
     add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
     add("--workers", type=size,
-        help="processes that train networks; changes no result (default: one a core, 2 with CUDA)")
+        help="processes that train networks; changes no result (default: one a core, 4 with CUDA)")
     add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local: this machine")
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
     add("--seed", type=number(int, 0), default=0, help="random seed of the whole run; run several searches with "
@@ -567,7 +567,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         flag, mode = action.option_strings[0], modes.get(action.container.title, args.mode)
         if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
             parser.error(f"argument {flag}: only --mode {mode} has it")
-    args.workers = args.workers or (2 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
+    args.workers = args.workers or (4 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
     if args.dataset in datasets.BUILT_IN:
         args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
         if args.image_size:
