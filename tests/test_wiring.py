@@ -286,11 +286,11 @@ def test_an_exponent_that_changes_nothing_is_said(trainings, capsys):
         assert ("--reward_exponent changes no rank" in capsys.readouterr().out) == said
 
 
-def test_workers_default_to_the_cores_and_to_two_on_a_gpu(monkeypatch):
+def test_workers_default_to_the_cores_and_to_four_on_a_gpu(monkeypatch):
     monkeypatch.setattr(utils, "usable_cores", lambda: 64)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert train.parse_arguments([]).workers == 64
-    assert train.parse_arguments(["--use_cuda", "True"]).workers == 2
+    assert train.parse_arguments(["--use_cuda", "True"]).workers == 4
     assert train.parse_arguments(["--use_cuda", "True", "--workers", "5"]).workers == 5
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train.parse_arguments(["--use_cuda", "True"]).workers == 64
