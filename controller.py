@@ -27,9 +27,9 @@ ANCHOR = 0  # in the place of a number of choices: an anchor point
 class Controller(nn.Module):
     """Autoregressive LSTM policy over sequences of T discrete choices (§3.1), with anchor points (§3.3).
 
-    `num_choices[t]` is the number of choices at step t. Steps with the same entry in `names` share their output
-    head and their embedding, so that depth can grow; without `names` every step has its own. A step of `ANCHOR` choices
-    ends a layer: one binary token for each earlier anchor point says whether that layer is an input of this one.
+    `num_choices[t]` is the number of choices at step t. Steps of the same name share their output head and their
+    embedding, so that depth can grow; without `names` every step has its own. A step of `ANCHOR` choices ends a layer:
+    one binary token for each earlier anchor point says whether that layer is an input of this one.
     """
 
     def __init__(
@@ -41,9 +41,8 @@ class Controller(nn.Module):
         if not self.num_choices or len(self.names) != len(self.num_choices):
             raise ValueError("num_choices and names need the same length, at least 1")
         choices_of = dict(zip(self.names, self.num_choices, strict=True))
-        if any(choices_of[name] != n for name, n in zip(self.names, self.num_choices, strict=True)):
+        if self.num_choices != tuple(choices_of[name] for name in self.names):
             raise ValueError("steps of the same name must have the same number of choices")
-
         choices_of = {name: n for name, n in choices_of.items() if n != ANCHOR}
         self.first_input = nn.Parameter(torch.empty(hidden_size))
         self.cells = nn.ModuleList(nn.LSTMCell(hidden_size, hidden_size) for _ in range(num_layers))
@@ -76,7 +75,7 @@ class Controller(nn.Module):
         x = self.first_input.expand(n, -1)  # (n, H)
         states = [(torch.zeros_like(x), torch.zeros_like(x)) for _ in self.cells]
         anchors = x.new_zeros(n, 0, x.shape[1])  # (n, anchor points so far, H)
-        chosen, log_prob, entropy, t = [], [], [], 0
+        rollout, t = [], 0
         for name, choices in list(zip(self.names, self.num_choices, strict=True))[:num_steps]:
             if actions is not None and t == actions.shape[1]:
                 break
@@ -94,13 +93,11 @@ class Controller(nn.Module):
                 action = torch.multinomial(policy.probs.flatten(0, 1), 1, generator=generator).view(n, k)
             else:
                 action = actions[:, t : t + k]
+            rollout.append((action, policy.log_prob(action), policy.entropy()))
             t += k
-            chosen.append(action)
-            log_prob.append(policy.log_prob(action))
-            entropy.append(policy.entropy())
             if choices == ANCHOR:  # the next input is the mean of the chosen anchor points' states
                 mean = (action[:, :, None] * anchors).sum(1) / action.sum(1, keepdim=True).clamp(min=1)
                 anchors, x = torch.cat([anchors, x[:, None]], 1), mean
             else:
                 x = self.embeddings[name](action[:, 0])  # the chosen token is the next input
-        return Rollout(torch.cat(chosen, 1), torch.cat(log_prob, 1), torch.cat(entropy, 1))
+        return Rollout(*(torch.cat(steps, 1) for steps in zip(*rollout, strict=True)))

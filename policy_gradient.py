@@ -18,35 +18,17 @@ trajectory-balance loss, too, and as path consistency (Nachum et al. 2017, Richt
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from itertools import groupby, product
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from controller import Controller, Rollout
+from utils import one_thread
 
 Actions = tuple[int, ...]
 DRAWN = 200  # samples that are drawn at once, to look for new ones
 MOST_LISTED = 2**15  # sequences of a space in which the last new ones are found by going through all
-
-
-class Batch(NamedTuple):
-    samples: list[Actions]  # at most m; those that were sampled before are among them on the paper's way only
-    new: list[Actions]  # what must be evaluated, each once
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As fast beside other work as alone, and the same sums on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(eq=False)
@@ -55,7 +37,7 @@ class PolicyGradient:
 
     controller: Controller
     _: KW_ONLY
-    children_per_update: int = 2  # m in §3.2
+    children_per_update: int = 2  # m (§3.2)
     update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
     lr: float = 0.02  # of Adam; with replay it falls as 1 / sqrt(1 + children / choices), the choices of all tokens
     entropy_weight: float = 0.7  # tau log N: the bonus of a uniform policy over N sequences, for R of spread 1
@@ -63,7 +45,7 @@ class PolicyGradient:
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
     replay: int = 1000  # how many children, the latest, are remembered by an update; 0: only the batch (§3.2)
     patience: int = 2000  # samples in a row with nothing new after which a large space counts as searched
-    num_steps: Callable[[int], int] | None = None  # of the controller after so many children, for growing depth
+    num_steps: Callable[[int], int | None] = lambda children: None  # of the controller, for growing depth; None: all
     allowed: Callable[[Actions], bool] | None = None  # other sequences are left out, at no cost
     seed: int = 0  # of the sampling
 
@@ -72,65 +54,55 @@ class PolicyGradient:
         self.generator = torch.Generator().manual_seed(self.seed)
         self.asked: dict[Actions, None] = {}  # every sequence that had to be evaluated, in order
         self.refused: set[Actions] = set()  # sequences that are not allowed
-        self.out: deque[Batch] = deque()  # asked for, not told yet
+        self.out: deque[list[Actions]] = deque()  # batches that were asked for and not told yet
         self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: failed
         self.baseline = 0.0  # b
         self.drawn: Rollout | None = None  # the latest samples of the policy
-        self.batches = self.updates = self.samples = self.samples_without_new = 0
+        self.updates = self.samples = self.samples_without_new = 0
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
-        """Yield the metrics of each update until `num_children` distinct sequences have been evaluated.
-
-        Ends earlier when the space is exhausted or nothing new is found; `stopped_early` then says so.
-        """
-        out: deque[tuple[list[Actions], list[float]]] = deque()
+        """Yield each update's metrics until `num_children` sequences are evaluated, or `stopped_early` says why not."""
+        out: deque[list[Actions]] = deque()
         while out or not self.done(num_children):
             while len(out) <= self.update_lag and not self.done(num_children):
-                batch = self.ask(num_children)
-                out.append((batch, [evaluate(actions) for actions in batch]))
-            yield self.tell(*out.popleft())
+                out.append(self.ask(num_children))
+            batch = out.popleft()
+            yield self.tell(batch, [evaluate(actions) for actions in batch])
 
     @one_thread()
     def ask(self, num_children: int | None = None) -> list[Actions]:
-        """Sample the next batch; returns what must be evaluated: allowed sequences that were never asked for before.
+        """Sample the next batch; returns what must be evaluated, which is allowed and was never asked for before.
 
-        The batch is cut where `num_children` distinct sequences have been asked for. To evaluate in parallel, ask for
-        `update_lag` + 1 batches before telling the first.
+        Cut where `num_children` have been asked for. To evaluate in parallel, first ask for `update_lag` + 1 batches.
         """
-        batch = Batch([], [])
-        room = math.inf if num_children is None else num_children - self.children
+        batch, before, budget = [], len(self.asked), math.inf if num_children is None else num_children
         for sequence in self.sample():
-            if len(batch.samples) == self.children_per_update or len(batch.new) >= room:
+            if len(batch) == self.children_per_update or len(self.asked) >= budget:
                 break
             self.samples_without_new += 1
             if sequence not in self.asked and self.is_allowed(sequence):
-                self.asked[sequence] = None
-                self.samples_without_new = 0
-                batch.new.append(sequence)
-                batch.samples.append(sequence)
-            elif sequence in self.asked and not self.replay:
-                batch.samples.append(sequence)
+                self.asked[sequence], self.samples_without_new = None, 0
+                batch.append(sequence)
+            elif sequence in self.asked and not self.replay:  # on the paper's way a network may be sampled again
+                batch.append(sequence)
         self.out.append(batch)
-        self.batches += 1
-        return batch.new
+        return list(self.asked)[before:]
 
     def sample(self) -> Iterator[Actions]:
-        """Samples of the policy; where nothing new is among many, all new ones of a small space in random order.
+        """Samples of the policy; where many in a row are not new, those of a small space that are.
 
-        That order is as if they were sampled one by one without replacement (Kool et al. 2019): a sequence is the
-        next in proportion to its probability.
+        The latter are drawn without replacement: each is the next in proportion to its probability.
         """
-        choices = self.controller.token_choices(self.steps)
+        steps = self.num_steps(len(self.asked))
+        choices = self.controller.token_choices(steps)
         while self.samples_without_new < (min(self.patience, math.prod(choices)) if self.replay else self.patience):
             with torch.no_grad():
-                self.drawn = self.controller(None, DRAWN, self.generator, self.steps)
+                self.drawn = self.controller(None, DRAWN, self.generator, steps)
             yield from map(tuple, self.drawn.actions.tolist())
-        if self.replay and math.prod(choices) <= MOST_LISTED:
-            everything = product(*map(range, choices))
-            if new := [sequence for sequence in everything if sequence not in self.asked and self.is_allowed(sequence)]:
-                log_prob = self.controller(torch.tensor(new)).log_prob.sum(1).detach()  # (new,)
-                gumbel = -torch.empty_like(log_prob).exponential_(generator=self.generator).log()
-                yield from (new[i] for i in (log_prob + gumbel).argsort(descending=True))
+        small = self.replay and math.prod(choices) <= MOST_LISTED
+        if small and (new := [a for a in product(*map(range, choices)) if a not in self.asked and self.is_allowed(a)]):
+            share = self.controller(torch.tensor(new)).log_prob.sum(1).detach().softmax(0)  # (new,)
+            yield from (new[i] for i in share.clamp(1e-300).multinomial(len(new), generator=self.generator))
 
     def is_allowed(self, sequence: Actions) -> bool:
         """Whether a sequence may be evaluated; what was refused is remembered."""
@@ -140,24 +112,26 @@ class PolicyGradient:
 
     @one_thread()
     def tell(self, batch: Sequence[Actions], rewards: Sequence[float]) -> dict:
-        """Learn from the oldest batch that is out: the reward of each of its sequences, on any real scale.
+        """Learn from the rewards of the oldest batch that is out, on any real scale; returns the update's metrics.
 
-        Returns the update's metrics. -inf says that an evaluation failed; ValueError for NaN, or for another batch.
+        -inf says that an evaluation failed. ValueError for NaN, and for another batch.
         """
-        if not self.out or list(map(tuple, batch)) != self.out[0].new or len(rewards) != len(batch):
+        samples = self.out[0] if self.out else []
+        new = [sequence for sequence in dict.fromkeys(samples) if sequence not in self.reward_of]
+        if not self.out or list(map(tuple, batch)) != new or len(rewards) != len(new):
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):
             raise ValueError(f"rewards must be numbers, or -inf for what failed, not {rewards}")
-        samples, new = self.out.popleft()
+        self.out.popleft()
         self.reward_of.update(zip(new, map(float, rewards), strict=True))
-        children = list(self.reward_of)[-self.replay :] if self.replay else samples
         good = [self.reward_of[sample] for sample in samples if self.reward_of[sample] > -math.inf]
         self.samples += len(samples)
         metrics = {"update": self.updates, "samples": self.samples, "children": len(self.reward_of)}
         metrics |= {"reward": sum(good) / (len(good) or 1), "best_reward": self.best[1], "baseline": self.baseline}
+        metrics["entropy"] = self.drawn.entropy.sum(1).mean().item()
         self.updates += 1
-        entropy = self.drawn.entropy.sum(1).mean().item()
-        return metrics | {"entropy": entropy, "loss": self.update(children) if children else 0.0}
+        children = list(self.reward_of)[-self.replay :] if self.replay else samples
+        return metrics | {"loss": self.update(children) if children else 0.0}
 
     def update(self, children: list[Actions]) -> float:
         """One step of REINFORCE (§3.2), with the entropy as a reward (not in the paper); returns the loss."""
@@ -167,16 +141,16 @@ class PolicyGradient:
         loss = -((R - tau * log_prob - self.baseline).detach() * log_prob).mean()
 
         if self.replay:  # the more children there are for each choice, the less should the noise of new ones move
-            choices = sum(self.controller.token_choices(self.steps))
+            choices = sum(self.controller.token_choices(self.num_steps(len(self.asked))))
             self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + len(self.reward_of) / choices)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        mean = (R - tau * log_prob).mean().item()  # the mean of -log pi is the entropy
+        mean = (R - tau * log_prob).mean().item()
         self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * mean
         return loss.item()
 
-    def score(self, children: Sequence[Actions]) -> tuple[Tensor, Tensor]:
+    def score(self, children: Sequence[Actions]) -> tuple[torch.Tensor, torch.Tensor]:
         """log pi of each child (n,), and tau (n,): of log N, a uniform policy's entropy, a share of R's spread."""
         depths = [torch.tensor(list(depth)) for _, depth in groupby(children, key=len)]  # (n of this depth, T)
         log_prob = torch.cat([self.controller(depth).log_prob.sum(1) for depth in depths])
@@ -184,7 +158,7 @@ class PolicyGradient:
         spread = self.scaled(self.reward_of.values()).std(correction=0)
         return log_prob, self.entropy_weight * spread / log_prob.new_tensor(log_n)
 
-    def scaled(self, rewards: Collection[float]) -> Tensor:
+    def scaled(self, rewards: Collection[float]) -> torch.Tensor:
         """R of these rewards (n,): their ranks among all so far, or the rewards; what failed is the worst."""
         chosen, known = (torch.tensor(list(some), dtype=torch.float64) for some in (rewards, self.reward_of.values()))
         if self.reward_scale == "none":
@@ -196,27 +170,14 @@ class PolicyGradient:
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
-        """These sequences, each with one reward or more, the best first: by R of the mean and tau log pi together.
-
-        tau log pi is the policy's own estimate of R, up to a constant, from all rewards.
-        """
+        """These sequences, the best first: by R of their mean reward, and tau log pi, the policy's estimate of R."""
         log_prob, tau = self.score(list(rewards))
         value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + tau * log_prob
         return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]
 
     def done(self, num_children: int) -> bool:
         """Whether nothing more is to be asked for."""
-        return self.children >= num_children or self.stopped_early is not None
-
-    @property
-    def children(self) -> int:
-        """How many distinct sequences have been asked for."""
-        return len(self.asked)
-
-    @property
-    def steps(self) -> int | None:
-        """The controller's steps that the next batch takes; None: all."""
-        return self.num_steps(self.children) if self.num_steps else None
+        return len(self.asked) >= num_children or self.stopped_early is not None
 
     @property
     def best(self) -> tuple[Actions, float]:
@@ -226,11 +187,10 @@ class PolicyGradient:
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        choices = self.controller.token_choices(self.steps)
-        if sum(len(sequence) == len(choices) for sequence in (*self.asked, *self.refused)) == math.prod(choices):
-            left_out = f", {len(self.refused)} are not allowed" if self.refused else ""
-            return f"the space is exhausted: all {self.children} architectures were evaluated{left_out}"
-        if self.samples_without_new >= self.patience:
-            what = "that is allowed" if self.allowed else "new"
-            return f"{self.patience} samples of the policy in a row were nothing {what}"
-        return None
+        choices, refused = self.controller.token_choices(self.num_steps(len(self.asked))), len(self.refused)
+        if sum(len(a) == len(choices) for a in (*self.asked, *self.refused)) == math.prod(choices):
+            left_out = f", {refused} are not allowed" if refused else ""
+            return f"the space is exhausted: all {len(self.asked)} architectures were evaluated{left_out}"
+        what = "that is allowed" if refused else "new"
+        in_vain = f"{self.patience} samples of the policy in a row were nothing {what}"
+        return in_vain if self.samples_without_new >= self.patience else None

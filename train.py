@@ -77,8 +77,11 @@ def generate(args: argparse.Namespace) -> None:
         while out or not search.done(args.num_children):
             while len(out) <= args.update_lag and not search.done(args.num_children):
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
-                first = search.children - len(batch)
-                rows = [describe(first + i, search.batches - 1, space, a, args.seed) for i, a in enumerate(batch)]
+                first = len(search.asked) - len(batch)
+                rows = [
+                    describe(first + i, search.updates + len(search.out) - 1, space, a, args.seed)
+                    for i, a in enumerate(batch)
+                ]
                 out.append((batch, [train(row, ledger, bar) for row in rows]))  # §3.2: those that are new are trained
             batch, trainings = out.popleft()
             rewards = [training.result()["reward"] for training in trainings]

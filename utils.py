@@ -61,6 +61,17 @@ def child_seed(run_seed: int, architecture: str, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As fast beside other work as alone, and the same sums on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def choose_device(use_cuda: bool) -> str:
     """`cuda` if wanted and there, otherwise `cpu`; says so when it had to fall back."""
     with warnings.catch_warnings(action="ignore"):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from controller import ANCHOR, Controller
-from policy_gradient import Batch, PolicyGradient
+from policy_gradient import PolicyGradient
 from search_space import SmallSpace
 from utils import child_seed
 
@@ -55,7 +55,7 @@ def tell(search: PolicyGradient, actions: torch.Tensor, rewards: list[float]) ->
     new = [sequence for sequence in dict.fromkeys(samples) if sequence not in search.asked]
     search.ask(num_children=0)  # an empty batch, so that there are samples of the policy
     search.asked |= dict.fromkeys(new)
-    search.out[-1] = Batch(samples, new)
+    search.out[-1] = samples
     return search.tell(new, [rewards[samples.index(sequence)] for sequence in new])
 
 
@@ -216,7 +216,7 @@ def test_updates_are_those_of_the_formulas(settings):
                 if len(samples) < m and not (replay and sequence in (*asked, *samples)):
                     samples.append(sequence)
             new = [s for s in dict.fromkeys(samples) if s not in asked]
-            assert len(samples) == m and search.ask() == new and search.out[-1] == (samples, new)
+            assert len(samples) == m and search.ask() == new and search.out[-1] == samples
             asked += new
             assert list(search.asked) == asked
             out.append((samples, new))
@@ -266,10 +266,10 @@ def test_updates_are_those_of_the_formulas(settings):
 def test_settings_unless_told_otherwise():
     """Also in the README and in train.py, whose flags say the same."""
     settings = {field.name: field.default for field in fields(PolicyGradient)}
-    assert settings.pop("controller") is MISSING
+    assert settings.pop("controller") is MISSING and settings.pop("num_steps")(1000) is None
     assert settings == {
         **{"children_per_update": 2, "update_lag": 4, "lr": 0.02, "entropy_weight": 0.7, "baseline_decay": 0.5},
-        **{"reward_scale": "rank", "replay": 1000, "patience": 2000, "num_steps": None, "allowed": None, "seed": 0},
+        **{"reward_scale": "rank", "replay": 1000, "patience": 2000, "allowed": None, "seed": 0},
     }
     with pytest.raises(TypeError, match="positional"):
         PolicyGradient(tiny(), 5)
@@ -278,8 +278,7 @@ def test_settings_unless_told_otherwise():
 
 def test_a_search_starts_from_nothing():
     search = PolicyGradient(tiny())
-    assert (search.batches, search.samples_without_new, search.updates, search.samples) == (0, 0, 0, 0)
-    assert search.steps is None and search.stopped_early is None
+    assert search.samples_without_new == search.updates == search.samples == 0 and search.stopped_early is None
     assert not (search.asked or search.refused or search.out or search.reward_of)
 
 
@@ -421,17 +420,17 @@ def test_a_batch_is_cut_where_the_budget_is_spent():
     whole, cut = (PolicyGradient(tiny((4, 4, 4)), children_per_update=5) for _ in range(2))
     batch = whole.ask(num_children=5)
     assert len(batch) == 5 and cut.ask(num_children=3) == batch[:3]
-    assert cut.out == deque([(batch[:3], batch[:3])])
+    assert cut.out == deque([batch[:3]])
     assert cut.done(3) and not cut.done(4)
     metrics = cut.tell(batch[:3], [0.1, 0.2, 0.3])
-    assert metrics["samples"] == 3 and cut.batches == 1
+    assert metrics["samples"] == 3 and cut.updates == 1 and not cut.out
 
 
 @pytest.mark.parametrize("replay", [0, 1000])
 def test_who_asks_on_when_the_budget_is_spent_gets_nothing(replay):
     search = PolicyGradient(tiny((4, 4, 4)), replay=replay)
     batch = search.ask(2)
-    assert len(batch) == 2 == search.children and search.ask(2) == [] and search.children == 2
+    assert len(batch) == 2 == len(search.asked) and search.ask(2) == [] and len(search.asked) == 2
     search.tell(batch, [0.1, 0.2])
     assert math.isfinite(search.tell([], [])["loss"]) and len(search.reward_of) == 2
 
@@ -447,7 +446,7 @@ def test_what_is_not_allowed_is_left_out_and_sampled_again(replay):
     search = PolicyGradient(tiny((4, 4, 4)), children_per_update=3, seed=4, replay=replay, allowed=allowed)
     for metrics in search.search(lambda actions: evaluated.append(actions) or sum(actions), 15):
         assert metrics["children"] == len(search.reward_of)
-    assert len(evaluated) == 15 == search.children and all(map(allowed, evaluated))
+    assert len(evaluated) == 15 == len(search.asked) and all(map(allowed, evaluated))
     assert list(search.reward_of) == evaluated and not any(map(allowed, search.refused)) and search.refused
     assert search.updates == 5 or not replay
 
@@ -477,7 +476,7 @@ def test_under_a_limit_the_networks_within_it_are_learned():
 
 def test_a_limit_that_nothing_meets_ends_the_search():
     search = PolicyGradient(tiny((2, 2)), allowed=lambda actions: False)
-    assert list(search.search(lambda actions: 1 / 0, 5)) and search.children == 0
+    assert list(search.search(lambda actions: 1 / 0, 5)) and not search.asked
     assert "exhausted" in search.stopped_early and "4 are not allowed" in search.stopped_early
     search = PolicyGradient(tiny((20,) * 6), allowed=lambda actions: False, patience=50)
     assert list(search.search(lambda actions: 1 / 0, 5)) and "nothing that is allowed" in search.stopped_early
@@ -490,7 +489,7 @@ def test_samples_without_anything_new_are_counted():
     counts = []
     for _ in range(3):
         search.ask()
-        counts.append((search.batches, search.samples_without_new))
+        counts.append((len(search.out), search.samples_without_new))
     assert counts == [(1, 4), (2, 9), (3, 14)]
     with torch.no_grad():
         search.controller.heads["step_1"].bias[0] = 200.0
@@ -633,7 +632,7 @@ def test_an_exhausted_space_ends_the_search():
 
 def test_who_asks_on_in_an_exhausted_space_gets_nothing_new():
     _, _, search = record_search(1000, num_choices=(2, 3))
-    assert search.ask() == [] and not search.out[-1].samples
+    assert search.ask() == [] and not search.out[-1]
     assert math.isfinite(search.tell([], [])["loss"])
 
 
@@ -711,7 +710,7 @@ def test_a_long_search_of_noise_goes_on(replay):
     noise = random.Random(0)
     search = PolicyGradient(tiny((3,) * 9), replay=replay, children_per_update=5)
     list(search.search(lambda actions: noise.random(), 1500))
-    assert search.children == 1500 and search.stopped_early is None
+    assert len(search.asked) == 1500 and search.stopped_early is None
 
 
 def test_noise_is_not_taken_for_learning():

@@ -19,7 +19,7 @@ from benchmarks.search_quality import HandedOver, by_reward, policy_gradient, ri
 from benchmarks.spaces import Generated, read_table
 from benchmarks.summary import Scores, Summary, everything, mean_ci, same_time, spend, two_sided_p
 from controller import Controller
-from policy_gradient import Batch, PolicyGradient
+from policy_gradient import PolicyGradient
 
 ROOT = Path(__file__).parent.parent
 
@@ -269,7 +269,7 @@ def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
     search, children = PolicyGradient(Controller(table.num_choices, table.names)), list(observed.seen)
     for i in range(0, 40, 2):  # told by hand, as if it had sampled them
         search.drawn = search.controller(None, 1)
-        search.out.append(Batch(children[i : i + 2], children[i : i + 2]))
+        search.out.append(children[i : i + 2])
         search.tell(children[i : i + 2], [observed(actions) for actions in children[i : i + 2]])
         if i + 2 in budgets:
             ranked = search.ranking({actions: [observed(actions)] for actions in children[: i + 2]})

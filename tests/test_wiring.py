@@ -198,7 +198,7 @@ def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings,
     train.main([*flags, "--num_children", "2"])
     (search,) = made
     assert {name: getattr(search, name) for name in UPDATE} == UPDATE
-    assert (search.lr, search.num_steps) == (0.5, None)
+    assert (search.lr, search.num_steps(1000)) == (0.5, None)
     assert (search.optimizer.defaults["lr"], search.optimizer.defaults["betas"]) == (0.5, (0.9, 0.999))
     torch.manual_seed(4)
     expected = Controller([3] * 6, ["kernel", "filters", "padding"] * 2, 6, 3)
