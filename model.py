@@ -239,7 +239,9 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
-                average = self.state[p].setdefault("average", torch.zeros_like(p))
+                if not self.state[p]:
+                    self.state[p]["average"] = torch.zeros_like(p)
+                average = self.state[p]["average"]
                 average.lerp_(p.grad, 1 - group["momentum"])
                 step = orthogonalize(p.grad.lerp(average, group["momentum"]).flatten(1))  # Nesterov's look ahead
                 height, width = step.shape
@@ -253,13 +255,12 @@ def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
     """
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
-    gram = x @ x.T
-    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(iterations):
+    gram, product = x @ x.T, None
+    for left in reversed(range(iterations)):
         polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         polynomial.diagonal().add_(3.4445)
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
+        product = polynomial if product is None else polynomial @ product
+        gram = polynomial @ gram @ polynomial if left else gram
     x = product @ x
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 

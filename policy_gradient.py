@@ -28,6 +28,7 @@ from utils import one_thread
 
 Actions = tuple[int, ...]
 DRAWN = 200  # samples that are drawn at once, to look for new ones
+PAPER = dict(children_per_update=8, update_lag=0, lr=0.0006, entropy_weight=0.0, reward_scale="none", replay=0)  # §4.1
 MOST_LISTED = 2**15  # sequences of a space in which the last new ones are found by going through all
 
 

@@ -17,7 +17,8 @@ from benchmarks.common import RESULTS, load_data, train_and_test
 from model import Recipe
 from policy_gradient import PolicyGradient
 from search_space import SmallSpace
-from train import count_finalists, make_controller, parse_arguments, update_settings
+from settings import make_controller, of_update
+from train import count_finalists, parse_arguments
 from utils import child_seed, environment, read_json, read_ledger, write_json
 
 EVERY = 10
@@ -37,8 +38,8 @@ def check(run_dir: Path, shared: tuple) -> dict:
         return live[order[-1]] ** args.reward_exponent
 
     torch.set_num_threads(1)
-    controller = make_controller(space, args.hidden_size, args.controller_layers, args.seed, uniform=False)
-    search = PolicyGradient(controller, **update_settings(args))
+    controller = make_controller(args, space)
+    search = PolicyGradient(controller, **of_update(args))
     list(search.search(evaluate, args.num_children))
     ranking = search.ranking({actions: [reward] for actions, reward in search.reward_of.items()})
     finalists = ranking[: count_finalists(args.num_children, args.num_finalists)]

@@ -37,6 +37,7 @@ from contextlib import suppress
 from datetime import date
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ from benchmarks.rivals import Evolution, LocalSearch, Optuna, RandomSearch
 from benchmarks.spaces import BEST, Actions, Generated, Landscape, Observed, Table, read_table
 from benchmarks.summary import KINDS, Summary, curve_points, spend
 from controller import Controller
+from policy_gradient import PAPER as PAPERS_UPDATE
 from policy_gradient import PolicyGradient
 from utils import environment, usable_cores, write_atomically, write_json
 
@@ -165,10 +167,7 @@ def smoothed(observed: Observed | Landscape, budgets: Sequence[int], seed: int) 
 
 
 TPE = {"method": Optuna, "sampler": "TPE", "multivariate": True}
-PAPER = {  # §3.2, §4.1; the paper gives no decay of the baseline
-    "num_layers": 2, "hidden_size": 35, "lr": 0.0006, "entropy_weight": 0, "replay": 0, "children_per_update": 8,
-    "update_lag": 0, "reward_scale": "none", "reward_exponent": 3,
-}  # fmt: skip
+PAPER = PAPERS_UPDATE | {"num_layers": 2, "hidden_size": 35, "reward_exponent": 3}
 METHODS: dict[str, tuple[Callable, dict]] = {
     "controller": (policy_gradient, {}),
     "random search": (rival, {"method": RandomSearch}),
@@ -179,12 +178,10 @@ METHODS: dict[str, tuple[Callable, dict]] = {
     "regularised evolution, 10 and 5": (rival, {"method": Evolution}),
     "local search": (rival, {"method": LocalSearch}),
     "TPE": (rival, TPE),
-    "controller without replay": (policy_gradient, {"replay": 0}),
     "paper's controller": (policy_gradient, PAPER),
 }
 COMPARED = list(METHODS)  # by default
 LARGE = [name for name in METHODS if name not in ("regularised evolution, 10 and 3", "local search")]  # by default
-LARGE.remove("controller without replay")
 METHODS["Gaussian process"] = rival, {"method": Optuna, "sampler": "GP"}  # slow
 METHODS |= {f"lag {lag}": (policy_gradient, {"update_lag": lag}) for lag in (0, 1, 2, 4, 9)}
 METHODS |= {  # with lags that keep so many workers busy
@@ -306,7 +303,7 @@ def main() -> None:
     seeds = range(args.repetitions or (100 if args.space else 200))
     todo = [(method, seed) for method in methods for seed in seeds if seed not in kept.runs.get(method, {})]
     if todo:
-        with ProcessPoolExecutor(args.processes, initializer=start, initargs=(space,)) as pool:
+        with ProcessPoolExecutor(args.processes, get_context("spawn"), start, (space,)) as pool:
             jobs = pool.map(partial(repetition, budgets=budgets), *zip(*todo, strict=True))
             kept.extend(header | environment(), iter(tqdm(jobs, total=len(todo), unit="search")))
     summary = Summary(space, budgets, kept.runs)

@@ -14,7 +14,7 @@ SECONDS = float(os.environ.get("STAND_IN_SECONDS", "0.01"))
 LARGEST_FILE = int(os.environ.get("STAND_IN_LARGEST_FILE", "0"))  # bytes; as if the disk were full then
 
 
-def attempt(workers, architecture, recipe, seed, device):
+def attempt(run, workers, architecture, seed):
     if LARGEST_FILE:
         resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     time.sleep(SECONDS * (1 + seed % 3))  # children end out of order

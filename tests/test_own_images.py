@@ -20,6 +20,7 @@ from test_wiring import InProcess
 import datasets
 import evaluation
 import plots
+import settings
 import train
 import utils
 from datasets import own_images, prepare, read_folder
@@ -79,7 +80,7 @@ def test_the_usual_names_of_parts_are_known_in_any_case(tmp_path, names, capsys)
     (tmp_path / "set.NPZ.npz").rename(tmp_path / "set.NPZ")
     assert sizes(tmp_path / "set.NPZ") == [30, 6, 9]
     assert "left out, not the images or labels of a part (1): extra_images" in capsys.readouterr().out
-    assert train.dataset(str(tmp_path / "set.NPZ")) and datasets.short_name(str(tmp_path / "set.NPZ")) == "set"
+    assert settings.dataset(str(tmp_path / "set.NPZ")) and datasets.short_name(str(tmp_path / "set.NPZ")) == "set"
 
 
 def test_parts_are_never_taken_for_classes_unasked(tmp_path, capsys):
@@ -288,11 +289,11 @@ def test_too_little_memory_is_said_in_gigabytes(tmp_path, monkeypatch):
 def quick(monkeypatch, tmp_path):
     """The program in this process: evaluate trains really, but a step only; children are stand-ins."""
 
-    def attempt(workers, architecture, recipe, seed, device):
+    def attempt(run, workers, architecture, seed):
         return {"val_accuracy": 0.5 + seed % 997 / 2000, "parameters": 5, "flops": 5, "seconds": 0.001}
 
     InProcess.made = []
-    for module in (train, evaluation):
+    for module in (settings, evaluation):
         monkeypatch.setattr(module, "Workers", InProcess)
     monkeypatch.setattr(train, "attempt", attempt)
     monkeypatch.chdir(tmp_path)

@@ -44,11 +44,11 @@ def stand_in(monkeypatch, tmp_path):
     """Run the program in this process with a fast function in the place of a child's training; counts its calls."""
     calls = []
 
-    def attempt(workers, architecture, recipe, seed, device):
-        calls.append(str(architecture))
+    def attempt(run, workers, architecture, seed):
+        calls.append(architecture)
         if stop_after is not None and len(calls) > stop_after:
             raise KeyboardInterrupt
-        accuracy = 0.9 + (child_seed(seed, str(architecture)) % 997) / 10_000
+        accuracy = 0.9 + (child_seed(seed, architecture) % 997) / 10_000
         return {"val_accuracy": accuracy, "parameters": 5, "seconds": 0.001}
 
     stop_after = None
@@ -326,8 +326,8 @@ def test_random_search_is_uniform_and_goes_to_its_own_folder(stand_in):
 
 
 def test_the_search_learns_to_prefer_better_children(stand_in, monkeypatch):
-    def accuracy(workers, architecture, recipe, seed, device):
-        score = sum(layer.filters for layer in architecture.layers) / 64
+    def accuracy(run, workers, architecture, seed):
+        score = sum(layer.filters for layer in parse_architecture(architecture).layers) / 64
         return {"val_accuracy": 0.9 + 0.05 * score, "parameters": 5, "seconds": 0.001}
 
     monkeypatch.setattr(train, "attempt", accuracy)

@@ -20,6 +20,8 @@ import torch
 
 import datasets
 import evaluation
+import report
+import settings
 import train
 import utils
 from controller import Controller
@@ -91,8 +93,9 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         return TrainedChild(child, accuracy, accuracy + 0.001, 0.25)
 
     InProcess.made = []
-    for module in (train, evaluation):
+    for module in (settings, evaluation):
         monkeypatch.setattr(module, "Workers", InProcess)
+    for module in (train, evaluation):
         monkeypatch.setattr(module, "train_child", train_child)
     monkeypatch.setattr(datasets, "load_images", load_images)
     monkeypatch.chdir(tmp_path)
@@ -211,12 +214,12 @@ def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings,
 
 def test_growing_depth_reaches_the_update(trainings):
     args = train.parse_arguments(["--layers_step", "1", "--layers_every", "10", "--num_children", "25"])
-    steps = train.update_settings(args)["num_steps"]
+    steps = settings.of_update(args)["num_steps"]
     assert [steps(children) for children in (0, 9, 10, 24)] == [6, 6, 9, 12]
     paper = train.parse_arguments(["--space", "paper", "--layers_step", "2", "--num_children", "1601"])
-    assert [train.update_settings(paper)["num_steps"](n) for n in (0, 1600)] == [8, 16]
-    assert train.make_space(paper) == PaperSpace(4) and train.make_space(args) == SmallSpace(4)
-    assert train.make_space(train.parse_arguments(["--space", "paper", "--strides"])) == PaperSpace(2, strides=True)
+    assert [settings.of_update(paper)["num_steps"](n) for n in (0, 1600)] == [8, 16]
+    assert settings.make_space(paper) == PaperSpace(4) and settings.make_space(args) == SmallSpace(4)
+    assert settings.make_space(train.parse_arguments(["--space", "paper", "--strides"])) == PaperSpace(2, strides=True)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +255,7 @@ def test_paper_sets_what_the_paper_says_and_given_flags_win():
     """§3.2, §4.1: two layers of 35, Adam with lr 6e-4 and its usual betas, 8 children, cubed rewards, no bonus."""
     args = train.parse_arguments(["--paper"])
     assert (args.controller_layers, args.hidden_size, args.num_finalists) == (2, 35, 0)
-    assert train.update_settings(args) == {
+    assert settings.of_update(args) == {
         "children_per_update": 8, "update_lag": 0, "entropy_weight": 0.0, "baseline_decay": 0.5, "reward_scale": "none",
         "replay": 0, "seed": 0, "lr": 0.0006,
     }  # fmt: skip
@@ -267,14 +270,14 @@ def test_random_search_never_learns(trainings):
     train.main(["--strategy", "random", "--num_children", "60"])
     saved = torch.load("runs/mnist-random/controller.pt", weights_only=True)
     assert all(not tensor.any() for tensor in saved["state_dict"].values())  # uniform, at the end too
-    assert train.update_settings(train.parse_arguments(["--strategy", "random"]))["lr"] == 0
+    assert settings.of_update(train.parse_arguments(["--strategy", "random"]))["lr"] == 0
 
 
 def test_children_are_ranked_by_the_reward(trainings, monkeypatch):
     """Another reward, here one that prefers small networks, is a change of `reward` alone."""
     monkeypatch.setattr(train, "reward", lambda row, exponent: row["val_accuracy"] - len(row["architecture"]) / 100)
-    monkeypatch.setattr(train, "attempt", lambda _, architecture, *rest: {
-        "val_accuracy": 0.5 + len(str(architecture)) / 200, "parameters": 1, "seconds": 0.0})  # fmt: skip
+    monkeypatch.setattr(train, "attempt", lambda run, workers, architecture, seed: {
+        "val_accuracy": 0.5 + len(architecture) / 200, "parameters": 1, "seconds": 0.0})  # fmt: skip
     train.main(["--num_children", "60", "--num_finalists", "0"])
     lengths = {len(row["architecture"]) for row in rows_of("runs/mnist")}
     assert len(json.loads(Path("runs/mnist/best.json").read_text())["architecture"]) == min(lengths) < max(lengths)
@@ -353,11 +356,11 @@ def test_a_mistake_in_the_program_is_no_result(trainings, monkeypatch, error):
 def test_a_finalist_whose_second_training_fails_keeps_its_first_accuracy(trainings, monkeypatch, capsys):
     original = train.attempt
 
-    def attempt(workers, architecture, recipe, seed, device):
+    def attempt(*args):
         if len(trainings) == 30:  # the first finalist, the best of all
             trainings.append({})
             return {"val_accuracy": 0.0, "parameters": 0, "seconds": 0.1, "error": "its worker process died 3 times"}
-        return original(workers, architecture, recipe, seed, device)
+        return original(*args)
 
     monkeypatch.setattr(train, "attempt", attempt)
     train.main(["--num_children", "30"])
@@ -530,17 +533,17 @@ def test_the_largest_network_is_that_of_an_enumeration():
 def test_the_smallest_finalist_within_the_noise():
     some = enumerate([(0.9, 50), (0.89, 20), (0.8, 5), (0.95, 60)])  # the first is the best: the ranking says so
     finalists = [{"child": i, "val_accuracy": accuracy, "parameters": n} for i, (accuracy, n) in some]
-    assert [train.smallest(finalists, noise)["child"] for noise in (0, 0.02, 0.2)] == [0, 1, 2]
+    assert [report.smallest(finalists, noise)["child"] for noise in (0, 0.02, 0.2)] == [0, 1, 2]
 
 
 def test_the_noise_is_that_of_a_training_or_of_the_images_whichever_is_larger():
     data = Data(None, Images(None, torch.zeros(98)), 2)
     images = (0.9 * 0.1 / 100) ** 0.5  # with one more right and one more wrong
     ranking = [{"val_accuracy": 89 / 98}, {"val_accuracy": 0.5}]
-    assert train.noise_of_accuracy(ranking, data) == pytest.approx(images)
+    assert report.noise_of_accuracy(ranking, data) == pytest.approx(images)
     pairs = [[0.8, 0.9], [0.5, 0.7], [0.6]]
     ranking = [{"val_accuracy": 89 / 98, "val_accuracies": pair} for pair in pairs]
-    assert train.noise_of_accuracy(ranking, data) == pytest.approx(((0.01 + 0.04) / 2 / 2) ** 0.5)
+    assert report.noise_of_accuracy(ranking, data) == pytest.approx(((0.01 + 0.04) / 2 / 2) ** 0.5)
 
 
 @pytest.mark.parametrize("text", ["k5f8p1-k3f16p0", "c3x5f24s2x3-c1x3f36s1x2i1-c3x3f24i1.2-c3x1f24"])

@@ -1,0 +1,150 @@
+"""What a search shows and leaves: progress, files, pictures, and a report."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+
+import torch
+from tqdm import tqdm
+
+import datasets
+import utils
+from datasets import Data
+from model import training_steps
+from policy_gradient import PolicyGradient
+from search_space import parse_architecture
+from settings import Run
+
+CHOSEN_BY = "highest sum of the accuracy's rank and what the policy expects of it"
+PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
+
+
+class Progress:
+    """The progress bar of a search, its metrics in TensorBoard, and how its policy went."""
+
+    def __init__(self, folder: Path, num_children: int, num_done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here, because worker processes import this file
+
+        for old in folder.glob("events.out.tfevents.*"):  # of an earlier run: they are written anew
+            old.unlink()
+        self.events = SummaryWriter(folder)
+        self.bar = tqdm(total=num_children, initial=num_done, unit="child", dynamic_ncols=True)
+        self.shares: list[list[list[float]]] = []  # [update][token][choice], among samples of the policy
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.events.close()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this run has trained a child."""
+        return self.bar.n > self.bar.initial
+
+    def show(self, search: PolicyGradient, metrics: dict) -> None:
+        """An update's metrics, and the share of each choice among the latest samples."""
+        for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
+            self.events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
+        self.bar.set_postfix_str(PROGRESS.format(**metrics))
+        actions = search.drawn.actions.T  # (T, samples)
+        counts = map(torch.bincount, actions, [None] * len(actions), search.controller.token_choices())
+        self.shares.append([(count / actions.shape[1]).tolist() for count in counts])
+
+
+def noise_of_accuracy(ranking: list[dict], data: Data) -> float:
+    """What two finalists' mean accuracies may differ by without meaning anything: a standard deviation.
+
+    Of one training, told by the finalists' two, or of the validation images, whichever is larger; for these with one
+    more image right and one more wrong (Agresti & Coull 1998), so that 100 % of a few images is not certain.
+    """
+    pairs = [row["val_accuracies"] for row in ranking if len(row.get("val_accuracies", ())) == 2]
+    of_training = math.sqrt(sum((a - b) ** 2 / 2 for a, b in pairs) / (len(pairs) or 1))
+    n = len(data.held_out.labels)
+    accuracy = (n * ranking[0]["val_accuracy"] + 1) / (n + 2)
+    return max(of_training, math.sqrt(accuracy * (1 - accuracy) / (n + 2)))
+
+
+def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shares: list) -> None:
+    """Write controller.pt, best.json and the pictures."""
+    import plots  # here, because worker processes import this file and none needs matplotlib
+
+    args, controller, best = run.args, search.controller, ranking[0]
+    rebuild = {"num_choices": controller.num_choices, "names": controller.names, "hidden_size": args.hidden_size}
+    rebuild |= {"num_layers": args.controller_layers, "state_dict": controller.state_dict()}
+    utils.write_atomically(args.run_dir / "controller.pt", utils.as_bytes(rebuild))
+    chosen = {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
+    chosen |= {"dataset": datasets.short_name(args.dataset), "seed": args.seed, "strategy": args.strategy}
+    chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children"}
+    if "val_accuracies" in best:
+        among = f"of two trainings, among the first {len(ranking)} of {len(rows)} children"
+        keys = ("architecture", "child", "val_accuracies")
+        chosen |= {
+            "chosen_by": f"{CHOSEN_BY}, {among}",
+            "finalists": [{key: row[key] for key in keys} for row in ranking],
+        }
+    utils.write_json(args.run_dir / "best.json", chosen)
+    title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
+    ordered = [rows[child] for child in sorted(rows)]
+    plots.plot_search(args.run_dir / "search.png", ordered, best, run.space.tokens, shares, title)
+    noise = noise_of_accuracy(ranking, run.data)
+    plots.plot_front(args.run_dir / "front.png", with_finalists(rows, ranking), best, noise, title)
+    if args.space == "paper":
+        title = "the best network, each arrow in the colour of its source"
+        plots.plot_architecture(args.run_dir / "best.png", parse_architecture(best["architecture"]), title)
+
+
+def with_finalists(rows: dict, ranking: list[dict]) -> list[dict]:
+    """All children; of a finalist the mean accuracy of both its trainings, and the seconds of both."""
+    return list((rows | {row["child"]: row for row in ranking}).values())
+
+
+def smallest(finalists: Sequence[dict], noise: float) -> dict:
+    """The finalist with the fewest parameters whose mean accuracy is at most `noise` below the first one's."""
+    good = (row for row in finalists if row["val_accuracy"] >= finalists[0]["val_accuracy"] - noise)
+    return min(good, key=lambda row: (row["parameters"], row["child"]))
+
+
+def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], clock: utils.Clock) -> None:
+    """Print what a search found, what it cost, and how to go on."""
+    args, data = run.args, run.data
+    finalists = [row for row in ranking if "val_accuracies" in row]
+    failed = sum("error" in row for row in rows.values()) + sum(len(row["val_accuracies"]) < 2 for row in finalists)
+    wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
+    trainings = with_finalists(rows, ranking)
+    busy, overhead = sum(row["seconds"] for row in trainings) / (slots or 1), main_cpu / (wall or 1)
+    if search.stopped_early and len(rows) < args.num_children:
+        print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
+    print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
+    print(f"chosen by           the {CHOSEN_BY}")
+    for place, row in enumerate(ranking[:5], start=1):
+        line = "  {}. {architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
+        both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
+        print(line.format(place, both=both, **row))
+    twice = f", the best {len(finalists)} twice" if finalists else ""
+    print(f"children            {len(rows)} trained{twice} ({failed} failed)")
+    batch_size, _, steps = training_steps(run.recipe, len(data.train.labels))
+    n, noise = len(data.held_out.labels), noise_of_accuracy(ranking, data)
+    print(f"each training       {steps} steps of {batch_size} images")
+    same = data.held_out.labels.bincount().max().item() / n
+    print(
+        f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; always the same class gives {same:.2%}"
+    )
+    print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
+    if finalists:
+        line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
+        print(f"{line.format(**smallest(finalists, noise))} (a finalist, within {noise:.2%} of the best)")
+    if search.refused:
+        print(f"above the limits    {len(search.refused)} networks sampled, not trained")
+    if again := search.samples - len(rows):
+        print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
+    used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
+    print(f"time                {utils.duration(wall)}; {used}")
+    events = f"tensorboard --logdir {quote(str(args.run_dir))}"
+    print(f"files               {args.run_dir}/ (search.png, front.png; {events})")
+    usual = {"dataset": "MNIST", "data_dir": Path(utils.from_here("data")), "image_size": None, "child_recipe": "fast"}
+    usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
+    flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]
+    print(f"evaluate it with    python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}")

@@ -1,0 +1,197 @@
+"""From flags to what they describe: their types, and all that a search is made of."""
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+import datasets
+import utils
+from controller import Controller
+from datasets import BUILT_IN, Data
+from evaluation import possible_size, within_limits
+from model import PAPER_RECIPE, Recipe, long_enough
+from policy_gradient import PolicyGradient
+from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
+from utils import InputError
+from workers import Cluster, Workers
+
+# --- types of flags -----------------------------------------------------------------------------------------------
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults other than None, and keeps the lines of the description."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without a page of usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())} (--help lists the flags)\n")
+
+
+def number(kind: type, low: float, high: float = 2**31, above: bool = False) -> Callable[[str], float]:
+    """A flag's type: an int or a float from `low` (if `above`: without it) to `high`."""
+    what = f"{'a whole number' if kind is int else 'a number'} {'above' if above else 'from'} {low:g} to {high:g}"
+
+    def convert(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if low < value <= high or (value == low and not above):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+
+    return convert
+
+
+def boolean(text: str) -> bool:
+    """A flag's type: true or false, as people write them."""
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
+    return text.lower() in ("true", "1", "yes")
+
+
+def architecture(text: str) -> Architecture:
+    """A flag's type: an architecture's text form."""
+    try:
+        return parse_architecture(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> Path:
+    """A flag's type: a path, which may begin with ~."""
+    return Path(os.path.expanduser(text))
+
+
+def dataset(text: str) -> str:
+    """A flag's type: a built-in data set, or where the reader's own images are."""
+    text = os.path.expanduser(text)
+    if text in BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
+        return text
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and no file or folder")
+    what = "a folder with a folder of pictures for each class, or an .npz file"
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and not {what}")
+
+
+# --- a search -----------------------------------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """What the flags of a search describe, read once."""
+
+    args: argparse.Namespace
+    space: SearchSpace  # of the deepest networks
+    data: Data
+    recipe: Recipe  # of the children
+    device: str
+    allowed: Callable[[Sequence[int]], bool] | None  # what may be trained; None: everything
+
+
+def read_once(args: argparse.Namespace) -> Run:
+    """All that the flags of a search describe."""
+    device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
+    data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
+    space = make_space(args)
+    return Run(args, space, data, child_recipe(args, data), device, make_filter(args, space, data))
+
+
+def depth(args: argparse.Namespace, children: int) -> int:
+    """Layers of the networks that are sampled after so many children (§4.1: 6, and 2 more every 1,600)."""
+    return args.num_layers + args.layers_step * (children // args.layers_every)
+
+
+def make_space(args: argparse.Namespace) -> SearchSpace:
+    """The space of the deepest networks of a search."""
+    layers = depth(args, args.num_children - 1)
+    return PaperSpace(layers, args.strides) if args.space == "paper" else SmallSpace(layers)
+
+
+def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
+    """The controller of a search; for random search one whose policy is exactly uniform."""
+    torch.manual_seed(args.seed)
+    controller = Controller(space.num_choices, space.names, args.hidden_size, args.controller_layers)
+    for parameter in controller.parameters() if args.strategy == "random" else ():
+        torch.nn.init.zeros_(parameter)
+    return controller
+
+
+def of_update(args: argparse.Namespace) -> dict:
+    """The settings of `PolicyGradient`; for random search it learns nothing."""
+    names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "replay", "seed")
+    settings = {name: getattr(args, name) for name in names}
+    settings["lr"] = args.controller_lr if args.strategy == "reinforce" else 0.0
+    if args.layers_step:
+        steps_per_layer = len(make_space(args).decisions)
+        settings["num_steps"] = lambda children: steps_per_layer * depth(args, children)
+    return settings
+
+
+def child_recipe(args: argparse.Namespace, data: Data) -> Recipe:
+    """How children are trained; on the reader's own images never too short to learn anything, if no length is given."""
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else Recipe()
+    if args.child_epochs is not None:
+        return replace(recipe, epochs=args.child_epochs)
+    return long_enough(recipe, len(data.train.labels))
+
+
+def make_filter(args: argparse.Namespace, space: SearchSpace, data: Data) -> Callable | None:
+    """Whether a sequence of actions describes a network within --max_parameters and --max_flops; None: no limits."""
+    if args.max_parameters is None and args.max_flops is None:
+        return None
+
+    def allowed(actions: Sequence[int]) -> bool:
+        size = possible_size(space.decode(actions), data)
+        return size is None or within_limits(size, vars(args))  # an impossible one is trained like any other, and fails
+
+    return allowed
+
+
+def make_workers(run: Run) -> Workers | Cluster:
+    """Processes on this machine, or with --cluster on many."""
+    args = run.args
+    if args.cluster is None:
+        return Workers(args.workers, datasets.in_shared_memory(run.data), args.child_timeout, run.device)
+    try:
+        return Cluster(args.cluster, args.workers, run.data, args.child_timeout, args.gpus_per_child)
+    except ImportError:
+        raise InputError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
+
+
+FREE = {  # flags on which neither a reward nor the order of sampling depends
+    "mode", "data_dir", "run_dir", "workers", "cluster", "gpus_per_child", "use_cuda", "num_children", "num_finalists",
+    "architecture", "eval_epochs", "num_seeds", "references", "paper",
+}  # fmt: skip
+
+
+def config(run: Run) -> dict:
+    """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.args).items()}
+    settings = {name: value for name, value in flags.items() if name not in FREE}
+    settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
+    settings["version"] = utils.VERSION  # another one may sample and train otherwise
+    settings["images"] = None if run.args.dataset in BUILT_IN else datasets.fingerprint(run.data)
+    environment = utils.environment(run.device)
+    return {"num_children": run.args.num_children, "settings": settings, "flags": flags} | environment
+
+
+def check_children(run: Run, search: PolicyGradient, rows: dict[int, dict]) -> None:
+    """InputError if no child could be trained."""
+    if not rows:
+        sizes = [possible_size(run.space.decode(actions), run.data) for actions in search.refused]
+        least = " and ".join(f"{min(size[name] for size in sizes):,} {name}" for name in ("parameters", "flops"))
+        what = f"none of {len(sizes)} networks is within the limits, the smallest have {least}"
+        raise InputError(f"{what}: raise --max_parameters or --max_flops")
+    if all("error" in row for row in rows.values()):
+        remedy = "a larger --image_size, fewer --num_layers or --workers, or a longer --child_timeout"
+        first = rows[min(rows)]["error"]
+        raise InputError(f"all {len(rows)} children failed, the first with: {first}; try {remedy}")
