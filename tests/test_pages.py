@@ -198,3 +198,24 @@ def test_the_converter_of_nasbench_macro_writes_a_table(tmp_path, monkeypatch):
 
 def code(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", TEXT[page], re.DOTALL)
+
+
+def test_the_sampler_of_optuna_learns_and_may_be_told_in_any_order():
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (example,) = (block for block in code("benchmark.md") if "BaseSampler" in block)
+    assert len(example.splitlines()) <= 40
+    names = {}
+    exec(example, names)
+    values = [trial.value for trial in names["study"].trials]
+    assert len(values) == 40 == len({tuple(trial.params.values()) for trial in names["study"].trials})
+    assert statistics.fmean(values[30:]) > statistics.fmean(values[:10]) + 2  # 15 on average at first, 24 at most
+
+    study = optuna.create_study(direction="minimize", sampler=names["ControllerSampler"](names["space"]))
+    trials = [study.ask(names["space"]) for _ in range(4)]
+    study.tell(trials[2], 3.0)
+    study.tell(trials[1], state=optuna.trial.TrialState.FAIL)
+    assert not study.sampler.search.reward_of
+    study.tell(trials[0], 5.0)
+    study.tell(trials[3], 4.0)
+    assert list(study.sampler.search.reward_of.values()) == [-5, -float("inf"), -3, -4]
