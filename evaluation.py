@@ -70,7 +70,8 @@ def evaluate(args: argparse.Namespace) -> None:
         import plots  # here, because worker processes import this file and none needs matplotlib
 
         title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
-        plots.plot_confusions(args.run_dir / f"confusion{suffix}.png", confusions, data.preparation.classes, title)
+        figure = plots.plot_confusions(confusions, data.preparation.classes, title)
+        figure.savefig(args.run_dir / f"confusion{suffix}.png")
 
     print_accuracies(result)
     if args.references:

@@ -88,12 +88,14 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     utils.write_json(args.run_dir / "best.json", chosen)
     title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
     ordered = [rows[child] for child in sorted(rows)]
-    plots.plot_search(args.run_dir / "search.png", ordered, best, run.space.tokens, shares, title)
+    figures = {"search.png": plots.plot_search(ordered, best, run.space.tokens, shares, title)}
     noise = noise_of_accuracy(ranking, run.data)
-    plots.plot_front(args.run_dir / "front.png", with_finalists(rows, ranking), best, noise, title)
+    figures["front.png"] = plots.plot_front(with_finalists(rows, ranking), best, noise, title)
     if args.space == "paper":
         title = "the best network, each arrow in the colour of its source"
-        plots.plot_architecture(args.run_dir / "best.png", parse_architecture(best["architecture"]), title)
+        figures["best.png"] = plots.plot_architecture(parse_architecture(best["architecture"]), title)
+    for name, figure in figures.items():
+        figure.savefig(args.run_dir / name)
 
 
 def with_finalists(rows: dict, ranking: list[dict]) -> list[dict]:

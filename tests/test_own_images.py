@@ -375,7 +375,8 @@ def test_recalls_are_those_of_each_class():
 
 def test_confusions_are_drawn_with_any_names(tmp_path):
     names = ("a", "$x_$", "ü" * 40, datasets.printable(os.fsdecode(b"caf\xe9")))
-    plots.plot_confusions(tmp_path / "x.png", torch.arange(16).view(4, 4), names, "k3f8p0 on $5_$")
+    figure = plots.plot_confusions(torch.arange(16).view(4, 4), names, "k3f8p0 on $5_$")
+    figure.savefig(tmp_path / "x.png")
     assert Image.open(tmp_path / "x.png").size[0] > 300
 
 

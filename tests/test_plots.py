@@ -8,19 +8,6 @@ import plots
 from search_space import PaperSpace, SmallSpace, parse_architecture
 
 
-@pytest.fixture
-def figures(monkeypatch) -> list:
-    """The figures that were saved."""
-    saved, savefig = [], Figure.savefig
-
-    def save(figure: Figure, *arguments, **settings) -> None:
-        saved.append(figure)
-        savefig(figure, *arguments, **settings)
-
-    monkeypatch.setattr(Figure, "savefig", save)
-    return saved
-
-
 def rows(n: int) -> list[dict]:
     return [
         {"child": i, "val_accuracy": 0.9 + i / 1000, "parameters": 100 + 10 * i, "architecture": f"a{i}"}
@@ -32,22 +19,23 @@ def uniform(space, num_tokens: int) -> list[list[float]]:
     return [[1 / len(choices)] * len(choices) for _, _, choices in space.tokens[:num_tokens]]
 
 
-def test_the_upper_panel_shows_children_their_mean_and_the_best_network(figures, tmp_path):
+def test_the_upper_panel_shows_children_their_mean_and_the_best_network(tmp_path):
     """Numbered as in the report; a line for the mean of the first, to compare with."""
     space, best = SmallSpace(), {"child": 27, "val_accuracy": 0.925}
-    plots.plot_search(tmp_path / "search.png", rows(30), best, space.tokens, [uniform(space, 6)] * 7, "title")
-    axes = figures[0].axes[0]
+    figure = plots.plot_search(rows(30), best, space.tokens, [uniform(space, 6)] * 7, "title")
+    figure.savefig(tmp_path / "search.png")
+    axes = figure.axes[0]
     assert axes.get_ylabel() == "validation accuracy, %" and (tmp_path / "search.png").stat().st_size > 10_000
     children, first, mean, star = axes.lines
     np.testing.assert_allclose(children.get_xydata(), [(i, 90 + i / 10) for i in range(30)])
     assert mean.get_xydata()[-1] == pytest.approx((29, 92.7)) and len(mean.get_xydata()) == 26  # of five
     assert set(first.get_ydata()) == {mean.get_ydata()[0]} and mean.get_ydata()[0] == pytest.approx(90.2)
     assert star.get_xydata().tolist() == [[27, 92.5]]
-    for cell, choices in zip(figures[0].axes[1:4], ("357", ["8", "16", "32"], "012"), strict=True):
+    for cell, choices in zip(figure.axes[1:4], ("357", ["8", "16", "32"], "012"), strict=True):
         assert [text.get_text() for text in cell.get_legend().get_texts()] == list(choices)
 
 
-def test_no_line_rises_on_noise(figures, tmp_path):
+def test_no_line_rises_on_noise():
     """Accuracies that nothing can be learned from, 40 times: every line ends where it began, on average."""
     rises = []
     for seed in range(40):
@@ -65,12 +53,12 @@ def test_no_line_rises_on_noise(figures, tmp_path):
     assert len(mean) >= 2 and (np.abs(mean) <= 3 * error).all()
 
 
-def test_the_front_leads_to_the_best_network(figures, tmp_path):
+def test_the_front_leads_to_the_best_network():
     """What lies above it was lucky once, and what is larger is not on the way."""
     children = [row | {"val_accuracies": [0.9] * (1 + (i in (20, 28)))} for i, row in enumerate(rows(30))]
     children[10]["val_accuracy"] = 0.95
-    plots.plot_front(tmp_path / "front.png", children, children[20], 0.004, "title")
-    axes = figures[0].axes[0]
+    figure = plots.plot_front(children, children[20], 0.004, "title")
+    axes = figure.axes[0]
     once, twice, front, star = axes.lines[:4]
     assert len(once.get_xdata()) == 28 and sorted(twice.get_xdata()) == [300, 380]
     expected = [(100 + 10 * i, 90 + i / 10) for i in range(21) if i != 10]
@@ -79,15 +67,18 @@ def test_the_front_leads_to_the_best_network(figures, tmp_path):
     (band,) = axes.patches
     assert band.get_extents().transformed(axes.transData.inverted()).y1 == pytest.approx(92)
     assert band.get_extents().transformed(axes.transData.inverted()).y0 == pytest.approx(91.6)
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    ticks = [tick for which in ("major", "minor") for tick in getattr(axes.xaxis, f"get_{which}_ticks")()]
+    shown = [tick.label1.get_text() for tick in ticks if low < tick.get_loc() < high]
+    assert [text for text in shown if text] == ["100", "200"]
 
 
-def test_layers_are_drawn_from_the_update_on_in_which_they_are_sampled(figures, tmp_path):
+def test_layers_are_drawn_from_the_update_on_in_which_they_are_sampled():
     space = PaperSpace(4)
     two, three = uniform(space, 7), uniform(space, 12)  # tokens of two and of three layers; a fourth never comes
-    plots.plot_search(
-        tmp_path / "search.png", rows(9), rows(9)[3], space.tokens, [two, two, three, three, three], "title"
-    )
-    cells = np.array(figures[0].axes[1:]).reshape(4, 4)  # height, width, filters, input
+    figure = plots.plot_search(rows(9), rows(9)[3], space.tokens, [two, two, three, three, three], "title")
+    cells = np.array(figure.axes[1:]).reshape(4, 4)  # height, width, filters, input
     first = [[None if not cell.get_visible() else cell.dataLim.x0 for cell in row] for row in cells]
     assert first == [[0, 0, 0, None], [0, 0, 0, 0], [2, 2, 2, 2], [None] * 4]
     (stripes,) = cells[2, 3].images
@@ -95,9 +86,9 @@ def test_layers_are_drawn_from_the_update_on_in_which_they_are_sampled(figures, 
     assert [text.get_text() for text in cells[2, 3].texts] == ["1", "2"]
 
 
-def test_every_skip_connection_is_an_arrow(figures, tmp_path):
+def test_every_skip_connection_is_an_arrow():
     architecture = parse_architecture("c3x3f24-c3x5f36s2x1i1-c1x1f48i1.2")
-    plots.plot_architecture(tmp_path / "best.png", architecture, "title")
-    arrows = [text for text in figures[0].axes[0].texts if hasattr(text, "arrow_patch")]
+    figure = plots.plot_architecture(architecture, "title")
+    arrows = [text for text in figure.axes[0].texts if hasattr(text, "arrow_patch")]
     assert len(arrows) == 1 + 1 + 2 + 1  # image, 1; 1, 2; 1 and 2, 3; 3, classifier
-    assert "3 x 5\n36 filters\nstride 2 x 1" in [text.get_text() for text in figures[0].axes[0].texts]
+    assert "3 x 5\n36 filters\nstride 2 x 1" in [text.get_text() for text in figure.axes[0].texts]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 import plots
@@ -229,8 +230,10 @@ def test_a_complete_search_prints_its_report_again_and_a_larger_budget_goes_on(s
 def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(stand_in, monkeypatch, capsys):
     """Chosen by the rank of its mean accuracy and by what the policy expects: recomputed from the files."""
     drawn = {}
-    monkeypatch.setattr(plots, "plot_search", lambda path, rows, best, *_: drawn.update(search=best))
-    monkeypatch.setattr(plots, "plot_front", lambda path, rows, best, *_: drawn.update(front=best, rows=list(rows)))
+    monkeypatch.setattr(plots, "plot_search", lambda rows, best, *_: drawn.update(search=best) or Figure())
+    monkeypatch.setattr(
+        plots, "plot_front", lambda rows, best, *_: drawn.update(front=best, rows=list(rows)) or Figure()
+    )
     calls = stand_in("--num_children", "60", "--num_finalists", "4")
     rows = rows_without_seconds(Path("runs/mnist"))
     first = {row["architecture"]: row["val_accuracy"] for row in rows}
@@ -413,7 +416,7 @@ def test_a_search_of_another_version_is_named_and_nothing_is_touched(stand_in, c
 @pytest.mark.parametrize("flags", [["--num_layers", "8"], ["--num_layers", "39", "--strides"]], ids=" ".join)
 def test_deep_spaces_are_searched_and_resumed(stand_in, monkeypatch, flags):
     """Of 4^24 sequences and more, which no integer type holds."""
-    monkeypatch.setattr(plots, "plot_search", lambda *_: None)  # takes longer than the search
+    monkeypatch.setattr(plots, "plot_search", lambda *_: Figure())  # takes longer than the search
     flags = ["--space", "paper", *flags, "--num_finalists", "0"]
     whole = stand_in(*flags, "--num_children", "5", "--update_lag", "0", "--run_dir", "whole")
     first = stand_in(*flags, "--num_children", "2", "--update_lag", "0", "--run_dir", "parts")
