@@ -1,6 +1,7 @@
 """Figures of README and docs/ from the files in results/ (drawn by `python -m benchmarks.readme`)."""
 
 import csv
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -12,8 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.common import RESULTS
+from benchmarks.spaces import read_table
 from benchmarks.summary import TOP
 from model import Recipe
+from search_space import SmallSpace
 
 METHODS = {  # of search_quality.py: colour
     "controller": "tab:blue",
@@ -22,6 +25,7 @@ METHODS = {  # of search_quality.py: colour
     "TPE, 10 under way": "tab:orange",
     "random search": "0.5",
 }
+LAYERS = [str(SmallSpace(1).decode(layer)) for layer in itertools.product(range(3), repeat=3)]
 OUTSIDE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.08), "ncols": 3, "fontsize": "small", "frameon": False}
 
 
@@ -43,16 +47,12 @@ def draw_methods(axes: plt.Axes, result: dict, shown: Sequence[str]) -> None:
 
 
 def first_page() -> None:
-    """The controller and its main rivals on NAS-Bench-Macro, each line with its name."""
-    result = json.loads((RESULTS / "search_quality_nasbench_macro.json").read_text())
+    """The controller and its main rivals on Fashion-MNIST, each line with its name."""
+    result = json.loads((RESULTS / "search_quality_fashionmnist.json").read_text())
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     draw_methods(axes, result, [method for method in METHODS if method != "paper's controller"])
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles, [label.split(",")[0] for label in labels], **OUTSIDE | {"bbox_to_anchor": (0.5, 1), "ncols": 4}
-    )
-    axes.set_ylim(91.8, None)
-    figure.savefig(RESULTS / "nasbench_macro.png", dpi=120)
+    axes.legend(**OUTSIDE | {"bbox_to_anchor": (0.5, 1), "ncols": 2})
+    figure.savefig(RESULTS / "fashionmnist_picks.png", dpi=120)
     plt.close(figure)
 
 
@@ -124,47 +124,27 @@ def scaling() -> None:
 
 def landscape() -> None:
     """Every network of the default space as a cell: first layer down, second layer across."""
-    rows = list(csv.DictReader((RESULTS / "mnist_space.csv").open()))
-    found = json.loads((RESULTS / "mnist" / "best.json").read_text())["architecture"]
-    layers = sorted(
-        {row["architecture"].split("-")[0] for row in rows},
-        key=lambda text: [int(n) for n in text[1:].replace("f", " ").replace("p", " ").split()],
-    )
-    accuracy = np.full((len(layers), len(layers)), np.nan)
-    for row in rows:
-        first, second = row["architecture"].split("-")
-        accuracy[layers.index(first), layers.index(second)] = 100 * float(row["val_mean"] or "nan")
-    figure, axes = plt.subplots(figsize=(9, 7.6), layout="constrained")
-    image = axes.imshow(accuracy, vmin=np.nanquantile(accuracy, 0.02), cmap="viridis")
-    first, second = found.split("-")
-    axes.plot(
-        layers.index(second),
-        layers.index(first),
-        "s",
-        ms=13,
-        mfc="none",
-        mec="red",
-        mew=2,
-        label=f"found by the search: {found}",
-    )
-    i, j = np.unravel_index(np.nanargmax(accuracy), accuracy.shape)
-    axes.plot(j, i, "D", ms=9, mfc="none", mec="black", mew=1.5, label=f"best of the space: {layers[i]}-{layers[j]}")
-    axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize="small")
-    axes.set_yticks(range(len(layers)), layers, fontsize="small")
-    axes.set(xlabel="second layer (kernel, filters, padding)", ylabel="first layer (kernel, filters, padding)")
-    figure.colorbar(
-        image, label="validation accuracy, mean of three trainings, % (triangle: less)", extend="min", shrink=0.9
-    )
-    axes.set_title("What matters most is 32 filters in the second layer")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure, panels = plt.subplots(1, 2, figsize=(14, 7), layout="constrained", sharey=True)
+    for axes, (name, title) in zip(panels, {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST"}.items(), strict=True):
+        table = read_table(RESULTS / f"{name}_space.csv")
+        by_layer = 100 * table.truth.reshape(27, 27)  # the networks in the order of their choices
+        image = axes.imshow(by_layer, vmin=np.quantile(by_layer, 0.02), cmap="viridis")
+        i, j = np.unravel_index(by_layer.argmax(), by_layer.shape)
+        axes.plot(j, i, "s", ms=11, mfc="none", mec="red", mew=2, label=f"the best: {LAYERS[i]}-{LAYERS[j]}")
+        axes.set_xticks(range(27), LAYERS, rotation=90, fontsize="small")
+        axes.set_yticks(range(27), LAYERS, fontsize="small")
+        axes.set(title=title, xlabel="second layer (kernel, filters, padding)")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+        figure.colorbar(image, label="validation accuracy, % (triangle: less)", extend="min", shrink=0.8)
+    panels[0].set_ylabel("first layer (kernel, filters, padding)")
     figure.savefig(RESULTS / "landscape.png", dpi=120)
     plt.close(figure)
 
 
 def main() -> None:
     first_page()
-    search_quality("mnist")
-    search_quality("nasbench_macro")
+    for name in ("mnist", "fashionmnist", "nasbench_macro"):
+        search_quality(name)
     reward_fidelity()
     scaling()
     landscape()

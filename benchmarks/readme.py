@@ -14,13 +14,16 @@ from functools import partial
 from benchmarks import figures
 from benchmarks.common import RESULTS
 from benchmarks.search_quality import CHANGES
+from benchmarks.summary import EVERYTHING, SAME_TIME
 from utils import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SEARCHES = {"policy gradient": "mnist", "random search": "mnist-random"}
 FASHION = {"paper's space, policy gradient": "fashionmnist-paper", "paper's space, random search":
            "fashionmnist-paper-random", "small space, policy gradient": "fashionmnist-small"}  # fmt: skip
-SHORT = "controller", "random search", "regularised evolution, 10 under way", "TPE, 10 under way", "paper's controller"
+TABLED = {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST"}  # with fresh trainings
+UNDER_WAY = ("regularised evolution, 10 under way", "local search, 10 under way", "TPE, 10 under way")
+SHORT = ("controller", "random search", UNDER_WAY[0], UNDER_WAY[2], "paper's controller")
 
 
 def read(*parts: str) -> dict:
@@ -70,36 +73,91 @@ def references() -> str:
 
 def answer() -> str:
     """The short comparison on the first page."""
-    columns = [(methods_of(n), key) for n, key in (("nasbench_macro", "truth"), ("mnist", "truth"), ("mnist", "test"))]
-    rows = [[m, *(interval(methods[m]["budgets"]["100"]["finals"], key) for methods, key in columns)] for m in SHORT]
-    return table(["", "NAS-Bench-Macro, test", "MNIST, validation", "MNIST, test"], rows)
+    columns = [methods_of(name) for name in TABLED]
+    rows = [[m, *(with_rank(methods[m]["budgets"]["100"]["finals"], 2) for methods in columns)] for m in SHORT]
+    return table(["", *TABLED.values()], rows)
 
 
-def comparison(name: str, lead: bool = False) -> str:
-    """What each method hands over on a table, or the controller's lead over it."""
-    methods = {method: m["budgets"] for method, m in methods_of(name).items() if method != "everything"}
-    budgets, tests = list(methods["controller"]), ["found", "finals"] if name == "mnist" and not lead else []
-    kinds = [(b, "found") for b in budgets] + [(b, "finals") for b in budgets[-2:]]
-    rows = [[method, *(row[b][kind] for b, kind in kinds)] for method, row in methods.items()]
-    if lead:
-        cell = "{:+.3f} (p {:.3f})"
-        rows = [[row[0], *(cell.format(100 * c["controller_ahead"], c["p"]) for c in row[1:])] for row in rows[1:]]
-    else:
-        rows = [[row[0], *map(interval, row[1:])] for row in rows]
-        for row in rows:
-            row += [interval(methods[row[0]]["100"][kind], "test") for kind in tests]
-    header = ["lead over" if lead else "trainings", *budgets, *(f"{b}, with finalists" for b in budgets[-2:])]
-    return table([*header, *(f"test, 100{end}" for end in ("", ", with finalists")[: len(tests)])], rows)
+def with_rank(row: dict, digits: int = 3) -> str:
+    """A mean and its interval; in brackets the mean of all trainings, where some were seen by the search, and the rank."""
+    more = [f"{100 * row['truth_all']:.{digits}f}"] if "truth_all" in row else []
+    more += [f"{row['rank']:.0f}"] if "rank" in row else []
+    return interval(row, digits=digits) + (f" ({', '.join(more)})" if more else "")
+
+
+def cells(name: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Headings and places of what is handed over: at all budgets, and with finalists at the last two."""
+    budgets = list(methods_of(name)["controller"]["budgets"])
+    finals = budgets[-2:]
+    return [*budgets, *(f"{b}, with finalists" for b in finals)], [
+        *((b, "found") for b in budgets),
+        *((b, "finals") for b in finals),
+    ]
+
+
+def comparison(name: str) -> str:
+    """What each method hands over on a table, and in brackets its rank."""
+    methods, (header, places) = methods_of(name), cells(name)
+    rows = [[m, *(with_rank(of["budgets"][b][kind]) for b, kind in places)] for m, of in methods.items()]
+    return table(["trainings", *header], [row for row in rows if row[0] != EVERYTHING])
+
+
+def lead(name: str) -> str:
+    """The controller's lead over each method."""
+    header, places = cells(name)
+    rows = []
+    for method, of in methods_of(name).items():
+        if method not in ("controller", EVERYTHING):
+            some = [of["budgets"][b][kind] for b, kind in places]
+            rows.append([method, *(f"{100 * row['controller_ahead']:+.3f} (p {row['p']:.3f})" for row in some)])
+    return table(["lead over", *header], rows)
+
+
+def by_rule(name: str) -> str:
+    """What is handed over with the rule of the rivals, the reward alone, and with the controller's."""
+    rows, places = [], [(b, kind) for kind in ("found", "finals") for b in ("100", "200")]
+    for method, of in methods_of(name).items():
+        ends = ("_reward", "") if "found_reward" in of["budgets"]["100"] else ("", "_smoothed")
+        if f"found{ends[1]}" in of["budgets"]["100"] and method not in (SAME_TIME, EVERYTHING):
+            rows.append([method, *(with_rank(of["budgets"][b][kind + end]) for b, kind in places for end in ends)])
+    words = [f"{b}{', with finalists' if kind == 'finals' else ''}" for b, kind in places]
+    return table(["", *(f"{word}: by {rule}" for word in words for rule in ("reward", "both"))], rows)
+
+
+def tests() -> str:
+    """Test accuracy, which no method sees, of what is handed over with finalists."""
+    both = [methods_of(name) for name in ("mnist", "fashionmnist")]
+    places = [(methods, b) for methods in both for b in ("100", "200")]
+    rows = [[m, *(interval(of[m]["budgets"][b]["finals"], "test") for of, b in places)] for m in both[0]]
+    header = [f"{TABLED[name]}, {b}" for name in ("mnist", "fashionmnist") for b in ("100", "200")]
+    return table(["test accuracy", *header], rows)
 
 
 def policy() -> str:
-    """What the controller's policy has learned."""
+    """How far the controller's samples are on the way from the mean of a space to its best 20."""
     rows = []
-    for name, label in (("mnist", "MNIST"), ("nasbench_macro", "NAS-Bench-Macro")):
+    for name, label in TABLED.items():
         budgets = methods_of(name)["controller"]["budgets"]
-        for kind, words in (("samples", "mean of the samples"), ("modes", "most frequent sample")):
-            rows.append([f"{label}, {words}", *(interval(row[kind]) for row in budgets.values())])
+        rows.append([label, *(f"{row['samples']['share']:.2f}" for row in budgets.values())])
     return table(["trainings", *budgets], rows)
+
+
+def windows() -> str:
+    """The same of the children, twenty at a time."""
+    rows = []
+    for name, label in TABLED.items():
+        shares = methods_of(name)["controller"]["share_in_steps_of_20"]
+        rows.append([label, *(f"{share:.2f}" for share in shares)])
+    return table(["children", *(f"{20 * k + 1} to {20 * k + 20}" for k in range(len(shares)))], rows)
+
+
+def large(name: str) -> str:
+    """A generated space: what is handed over, and the last children, in standard deviations of the space."""
+    methods, rows = methods_of(name), []
+    for method, of in methods.items():
+        some = [(row["found"], "truth") for row in of["budgets"].values()] + [(of["last_40"], "last_40")]
+        rows.append([method, *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)])
+    return table(["trainings", *methods["controller"]["budgets"], "last 40 children"], rows)
 
 
 def changes(kind: str) -> str:
@@ -130,12 +188,14 @@ def staleness(kind: str) -> str:
     return table(["lag for", *(f"{budget} children" for budget in m["budgets"])], rows)
 
 
-TABLES = {f.__name__: f for f in (references, answer, policy, recipes)}
+TABLES = {f.__name__: f for f in (references, answer, tests, policy, windows, recipes)}
 TABLES |= {"searches": partial(searches, SEARCHES), "fashion": partial(searches, FASHION)}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
-TABLES |= {name: partial(comparison, name) for name in ("mnist", "nasbench_macro")}
-TABLES |= {f"{name}_lead": partial(comparison, name, lead=True) for name in ("mnist", "nasbench_macro")}
+TABLES |= {name: partial(comparison, name) for name in (*TABLED, "nasbench_macro")}
+TABLES |= {f"{name}_lead": partial(lead, name) for name in (*TABLED, "nasbench_macro")}
+TABLES |= {f"{name}_rule": partial(by_rule, name) for name in TABLED}
+TABLES |= {kind: partial(large, kind) for kind in ("pairs", "singles")}
 
 
 def render(text: str) -> str:

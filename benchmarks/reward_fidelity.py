@@ -43,7 +43,9 @@ def panel() -> dict[str, str]:
     """The networks, those that were begun or else chosen from the table, and the group of each."""
     if FILE.exists():
         return {row["architecture"]: row["group"] for row in csv.DictReader(FILE.open())}
-    rows = sorted(csv.DictReader((RESULTS / "mnist_space.csv").open()), key=lambda row: -float(row["val_mean"]))
+    rows = sorted(
+        csv.DictReader((RESULTS / "mnist_space.csv").open()), key=lambda row: -float(row["val_0"]) - float(row["val_1"])
+    )
     names, tenth = [row["architecture"] for row in rows], len(rows) // 10
     places = ((np.arange(30) + 0.5) * len(rows) / 30).astype(int)
     groups = {names[place]: "best tenth" if place < tenth else "range" for place in places}
