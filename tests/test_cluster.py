@@ -78,7 +78,7 @@ def test_a_node_that_dies_changes_nothing(tmp_path):
         cluster.add_node(num_cpus=1)
         cluster.remove_node(first, allow_graceful=False)
         before = len(read_ledger(tmp_path / "cluster" / "children.jsonl")[0])
-        output, _ = search.communicate(timeout=300)
+        output, _ = search.communicate(timeout=600)
     finally:
         search.kill()
         cluster.shutdown()
@@ -124,6 +124,6 @@ def test_ray_is_needed_with_the_flag_only(tmp_path, cluster):
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['ray'] = None; import train; train.main()"
     flags = ["--num_children", "1", "--train_images", "100", "--data_dir", str(ROOT / "data"), *cluster]
     run = [sys.executable, "-c", program, *flags, "--run_dir", str(tmp_path)]
-    result = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(run, capture_output=True, text=True, timeout=600)
     assert result.returncode == (2 if cluster else 0), result.stderr
     assert not cluster or result.stderr.endswith("--cluster needs Ray: pip install -r requirements-cluster.txt\n")

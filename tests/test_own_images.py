@@ -337,7 +337,7 @@ def test_the_pages_script_classifies_as_the_network_was_trained(quick, capsys):
         "\nnp.savez('pixels.npz', *(prepare(Image.open(f), **preparation) for f in sorted(Path('new').iterdir())))"
     )
     command = [sys.executable, "-I", "-c", program]  # without this repository
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stderr
     answers = [line.split() for line in found.stdout.splitlines()]
     right = [name == file.parent.name for (_, name), file in zip(answers, pictures, strict=True)]

@@ -82,7 +82,7 @@ def test_what_is_wrong_with_a_table_is_one_line(tmp_path, columns, rows, message
     path = write(tmp_path / "table.csv", columns, rows)
     flags = ["-m", "benchmarks.search_quality", "--table", str(path), "--name", "none", "--methods", "random search"]
     if "--budgets" in message:  # the others are found on reading, without a new process
-        result = subprocess.run([sys.executable, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        result = subprocess.run([sys.executable, *flags], cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1 and message in result.stderr
     else:
         with pytest.raises(SystemExit, match=message):

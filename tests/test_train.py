@@ -32,7 +32,7 @@ SMALL = ["--train_images", "300", "--num_children", "4", "--children_per_update"
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run train.py in another folder, as a user would."""
     flags = [sys.executable, str(ROOT / "train.py"), *arguments, "--data_dir", str(ROOT / "data")]
-    return subprocess.run(flags, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(flags, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def rows_without_seconds(run_dir: Path) -> list[dict]:
@@ -121,7 +121,7 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     assert len(blocks) == 7
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", "\n".join(blocks)]
-    result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert (
         "update 4: mean reward" in result.stdout and "mean reward 1" in result.stdout

@@ -564,7 +564,7 @@ network = torch.export.load("best_child.pt2").module()
 pixels = torch.load("pixels.pt")
 torch.save([network(pixels[:n]) for n in (1, 2, 5)], "logits.pt")
 """
-    subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, timeout=600)
     with torch.no_grad():
         for logits in torch.load(tmp_path / "logits.pt"):
             torch.testing.assert_close(logits, child.eval()(normalize(pixels[: len(logits)])), rtol=0, atol=1e-4)
