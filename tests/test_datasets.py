@@ -17,8 +17,6 @@ from datasets import (
     evaluation_data,
     fingerprint,
     first_images,
-    held_out_share,
-    hold_out,
     load_images,
     own_images,
     search_data,
@@ -105,11 +103,12 @@ def test_colour_images_become_channels_first(monkeypatch):
 def test_training_and_validation_images_are_disjoint_and_always_the_same():
     n = 60_000
     images = Images(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n))
-    train, validation = hold_out(images)
+    train, validation = map(images.take, split_off(torch.zeros(n)))
     assert len(validation.labels) == 5000 and len(train.labels) == 55_000
     assert not set(train.labels.tolist()) & set(validation.labels.tolist())
     assert torch.equal(validation.labels, torch.arange(0, n, 12))
     assert torch.equal(first_images(train, 300).labels, train.labels[:300])
+    assert torch.equal(split_off(torch.zeros(50_000))[1], torch.arange(0, 50_000, 10))  # CIFAR-10
 
 
 # --- the reader's own ---------------------------------------------------------------------------------------------
@@ -168,10 +167,10 @@ def test_a_folder_is_split_by_class_always_alike(tmp_path, capsys):
 
 @pytest.mark.parametrize("n, held_out", [(100, 30), (3000, 900), (5000, 1000), (20_000, 2000), (80_000, 5000)])
 def test_more_is_held_out_of_a_small_set(n, held_out):
-    images = Images(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n) % 2)
-    train, val = split_off(images, held_out_share(n))
-    assert (len(train.labels), len(val.labels)) == (n - held_out, held_out)
-    assert val.labels.bincount().tolist() == [held_out // 2] * 2
+    labels = torch.arange(n) % 2
+    train, val = split_off(labels)
+    assert (len(train), len(val)) == (n - held_out, held_out)
+    assert labels[val].bincount().tolist() == [held_out // 2] * 2
 
 
 def test_given_parts_are_used_as_such(tmp_path, capsys):
@@ -274,7 +273,7 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, what, message):
         ({"test_images": np.zeros((2, 8, 8), np.uint8)}, "needs both test_images and test_labels"),
         (
             {"test_images": np.zeros((2, 8, 8), np.uint8), "test_labels": np.array([0, 7])},
-            "test_labels has 7, which the training labels have not",
+            "class 7 has 0 of the pictures to train on",
         ),
         ({"train_labels": np.zeros(20, int)}, "one class only, 0"),
     ],

@@ -23,7 +23,7 @@ import plots
 import settings
 import train
 import utils
-from datasets import own_images, prepare, read_folder
+from datasets import own_images, prepare
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -168,7 +168,7 @@ def test_the_programs_own_runs_are_no_class(tmp_path, capsys, parts, monkeypatch
 
 def test_classes_are_in_the_order_of_numbers(tmp_path):
     names = [str(i) for i in range(1, 13)]
-    assert read_folder(write(tmp_path / "set", 3, names))[1] == names
+    assert own_images(write(tmp_path / "set", 3, names), None)[3].classes == tuple(names)
     for i, labels in enumerate((range(-2, 10), [f"c{i}" for i in range(12)], [f"c{i}".encode() for i in range(12)])):
         file = tmp_path / f"{i}.npz"
         np.savez(file, train_images=np.zeros((48, 8, 8), np.uint8), train_labels=[*labels][::-1] * 4)
