@@ -311,7 +311,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, di
         if best.get("children") == len(rows):
             print(f"best architecture of the search in {args.run_dir}: {best.get('architecture')}")
         else:
-            best = utils.ranked(rows.values())[0]
+            best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
     elif (
         args.dataset in datasets.BUILT_IN

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -31,11 +31,9 @@ class InputError(Exception):
     """Something the user can put right; shown as one line, exit code 2."""
 
 
-REMEDIES = {
-    errno.ENOSPC: "the disk is full, make room and give the same command again",
-    errno.EEXIST: "a file is where a folder should be, choose another path",
-    errno.ENOTDIR: "a file is where a folder should be, choose another path",
-}
+REMEDIES = dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder should be, choose another path")
+REMEDIES[errno.ENOENT] = "restore it, or choose another path"
+REMEDIES[errno.ENOSPC] = "the disk is full, make room and give the same command again"
 
 
 def explained(error: Exception, run_dir: Path) -> str:
@@ -136,43 +134,39 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def parse_json(text: str | bytes, types: dict[str, type]) -> dict:
-    """A JSON object with values of these types, numbers finite; ValueError (or RecursionError) if it is not one."""
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    for key, kind in types.items():
-        if type(value.get(key)) is not kind or (kind is float and not math.isfinite(value[key])):
-            raise ValueError(f"{key} is missing, or not of type {kind.__name__}")
+def parse_json(text: str | bytes, types: dict[str, type], where: str | Path, remedy: str) -> dict:
+    """A JSON object with values of these types, numbers finite; InputError that says `where` there is none."""
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        for key, kind in types.items():
+            if type(value.get(key)) is not kind or (kind is float and not math.isfinite(value[key])):
+                raise ValueError(f"{key} is missing, or not of type {kind.__name__}")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is damaged, or was not written by a search ({error}): {remedy}") from None
     return value
 
 
 def read_json(path: Path, remedy: str = "restore it, or choose another --run_dir", **types: type) -> dict:
     """Read a JSON object in which values have these types; InputError that names the file if it is not one."""
-    try:
-        return parse_json(path.read_bytes(), types)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged, or was not written by a search ({error}): {remedy}") from None
+    return parse_json(path.read_bytes(), types, path, remedy)
 
 
 def environment(device: str = "cpu") -> dict:
     """What the numbers of a run depend on beside its flags: versions, git commit, machine."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    cpu = next(filter(None, (*names, platform.processor(), platform.machine())), "")
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
-    machine = {"cpu": cpu_name(), "cores": usable_cores(), "system": platform.system()}
+    machine = {"cpu": cpu, "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
     if device == "cuda" and torch.cuda.is_available():  # only other machines of a cluster may have one
         machine |= {"gpu": torch.cuda.get_device_name(), "cudnn_deterministic": True}  # set by model.train_child
     machine["torch_config"] = " ".join(torch.__config__.show().split("- Build settings")[0].split())  # its libraries
     return {"versions": versions, "git_commit": commit or None, "machine": machine}
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()
 
 
 ROW_TYPES = {"child": int, "update": int, "actions": list, "architecture": str, "val_accuracy": float,
@@ -185,12 +179,10 @@ def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
     content = path.read_bytes() if path.exists() else b""
     whole = content.rfind(b"\n") + 1
     for n, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
-        try:
-            row = parse_json(line, ROW_TYPES)
-            if row["child"] in rows:
-                raise ValueError(f"child {row['child']} is there twice")
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {n} is damaged ({error}): mend it, or choose another --run_dir") from None
+        where, remedy = f"{path}, line {n}", "mend it, or choose another --run_dir"
+        row = parse_json(line, ROW_TYPES, where, remedy)
+        if row["child"] in rows:
+            raise InputError(f"{where} is damaged (child {row['child']} is there twice): {remedy}")
         rows[row["child"]] = row
     return rows, whole
 
@@ -220,11 +212,6 @@ class Ledger:
         self.rows[row["child"]] = row
 
 
-def ranked(rows: Iterable[dict]) -> list[dict]:
-    """The rows by reward, the best first; of equal ones the earliest child first."""
-    return sorted(rows, key=lambda row: (-row["reward"], row["child"]))
-
-
 @contextmanager
 def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
     """Lock a run folder for one search and open its ledger; config.json keeps a list of all `runs`.
@@ -232,51 +219,45 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
     InputError, with nothing touched, if another search runs there, or if something was trained there with other
     `config["settings"]` or a larger `config["num_children"]`.
     """
-    config_file, ledger_file = folder / "config.json", folder / "children.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise InputError(f"another search is running in {folder}: wait for it, or choose another --run_dir") from None
+    config_file, ledger_file = folder / "config.json", folder / "children.jsonl"
     with lock:
-        earlier = []
-        if config_file.exists():
-            earlier = continued(config_file, config, empty=not read_ledger(ledger_file)[0])
-        elif read_ledger(ledger_file)[0]:
-            raise InputError(f"{folder} has a ledger but no config.json: restore it, or choose another --run_dir")
+        before, trained = {"runs": []}, read_ledger(ledger_file)[0]
+        if trained or config_file.exists():
+            before = read_json(config_file, settings=dict, num_children=int, runs=list)
+        if trained:
+            check_unchanged(folder, config, before)
         for file in (ledger_file, folder / "finalists.jsonl"):  # a damaged one stops here, with nothing written yet
-            for child in read_ledger(file)[0]:
-                if not 0 <= child < config["num_children"]:
-                    raise InputError(f"{file}: child {child} is none of this search: choose another --run_dir")
+            for child in read_ledger(file)[0].keys() - range(config["num_children"]):
+                raise InputError(f"{file}: child {child} is none of this search: choose another --run_dir")
         this_run = {key: value for key, value in config.items() if key != "settings"}
         this_run["started"] = datetime.now().isoformat(timespec="seconds")
-        write_json(config_file, config | {"runs": [*earlier, this_run]})
+        write_json(config_file, config | {"runs": [*before["runs"], this_run]})
         ledger = Ledger(ledger_file)
         with ledger.file:
             yield ledger
 
 
-def continued(config_file: Path, config: dict, empty: bool = False) -> list[dict]:
-    """The earlier runs of a search that is continued; InputError if its settings differ and it is not `empty`."""
-    before = read_json(config_file, settings=dict, num_children=int)
-    if empty:
-        return []
+def check_unchanged(folder: Path, config: dict, before: dict) -> None:
+    """InputError if the search in a folder, with the configuration `before`, can't go on with this one."""
     now, then = json.loads(json.dumps(config["settings"])), before["settings"]
     if now.get("version") != then.get("version"):
         raise InputError(
-            f"{config_file.parent} holds a search of version {then.get('version', '1.0')} of this program, "
+            f"{folder} holds a search of version {then.get('version', '1.0')} of this program, "
             f"which version {now.get('version')} can't continue: choose another --run_dir"
         )
     changed = [difference(key, value, then.get(key)) for key, value in now.items() if then.get(key) != value]
     if config["num_children"] < before["num_children"]:
-        changed.append(f"num_children is {config['num_children']} now, was {before['num_children']}")
+        changed.append(difference("num_children", config["num_children"], before["num_children"]))
     if changed:
         raise InputError(
-            f"{config_file.parent} holds a search with other settings ({'; '.join(changed)}): "
+            f"{folder} holds a search with other settings ({'; '.join(changed)}): "
             "use the same flags to continue it, or choose another --run_dir"
         )
-    runs = before.get("runs", [])
-    return runs if isinstance(runs, list) else []
 
 
 def difference(key: str, now: object, then: object) -> str:
@@ -292,15 +273,17 @@ class Clock:
     """The time a search has taken, all its runs together, in seconds; kept in time.json."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.started, self.cpu_started = file, time.perf_counter(), time.process_time()
-        self.total = self.before = {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
+        self.file, self.total = file, {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
         if file.exists():
-            remedy, types = "delete it, only the time spent so far is lost", dict.fromkeys(self.before, float)
-            self.total = self.before = read_json(file, remedy, **types)
+            remedy, types = "delete it, only the time spent so far is lost", dict.fromkeys(self.total, float)
+            self.total = read_json(file, remedy, **types)
+        self.counted = time.perf_counter(), time.process_time()  # up to when
 
     def save(self, num_workers: int) -> None:
-        """Add the time of this run: on the wall, of all worker slots, and of the main process's computing."""
-        wall, cpu = time.perf_counter() - self.started, time.process_time() - self.cpu_started
-        this_run = {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}
-        self.total = {key: self.before[key] + seconds for key, seconds in this_run.items()}
+        """Count what has passed: on the wall, of all worker slots, and of the main process's computing."""
+        now = time.perf_counter(), time.process_time()
+        wall, cpu = now[0] - self.counted[0], now[1] - self.counted[1]
+        for key, seconds in {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}.items():
+            self.total[key] += seconds
+        self.counted = now
         write_json(self.file, self.total)

@@ -449,7 +449,9 @@ def test_the_run_folder_is_checked_before_pictures_are_read(quick, monkeypatch, 
         assert f"can't write to {run_dir} (file: Not a directory): choose another --run_dir" in message
 
 
-@pytest.mark.parametrize("code, remedy", [(17, "choose another path"), (20, "choose another path"), (28, "make room")])
+@pytest.mark.parametrize(
+    "code, remedy", [(2, "restore it"), (17, "another path"), (20, "another path"), (28, "make room")]
+)
 def test_errors_of_the_system_have_a_path_and_a_remedy(code, remedy):
     line = utils.explained(OSError(code, os.strerror(code)), Path("runs/set"))
     assert line.startswith(f"runs/set: {os.strerror(code)}: ") and remedy in line and "Errno" not in line

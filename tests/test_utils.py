@@ -5,18 +5,7 @@ import json
 
 import pytest
 
-from utils import (
-    Clock,
-    InputError,
-    Ledger,
-    child_seed,
-    continued,
-    open_run,
-    ranked,
-    read_ledger,
-    write_atomically,
-    write_json,
-)
+from utils import Clock, InputError, Ledger, child_seed, open_run, read_ledger, write_atomically, write_json
 
 # --- seeds --------------------------------------------------------------------------------------------------------
 
@@ -113,15 +102,23 @@ def test_a_folder_that_is_not_a_searchs_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"wall": "1", "workers": 1.0, "main_cpu": 1.0}', "\x00"])
 def test_a_damaged_clock_or_configuration_is_named(tmp_path, content):
-    for name, use in (("time.json", lambda file: Clock(file)), ("config.json", lambda file: continued(file, CONFIG))):
+    for name in ("time.json", "config.json"):
         (tmp_path / name).write_text(content)
-        with pytest.raises(InputError, match=name):
-            use(tmp_path / name)
+    with pytest.raises(InputError, match=r"time\.json"):
+        Clock(tmp_path / "time.json")
+    with pytest.raises(InputError, match=r"config\.json"), open_run(tmp_path, CONFIG):
+        pass
 
 
-def test_the_best_child_is_the_earliest_of_equals():
-    rows = {i: row(i, reward=reward) for i, reward in [(3, 0.9), (1, 0.9), (2, 0.8), (0, 0.1)]}
-    assert ranked(rows.values())[0]["child"] == 1
+def test_a_clock_goes_on_where_an_earlier_run_stopped(tmp_path):
+    file = tmp_path / "time.json"
+    write_json(file, {"wall": 100.0, "workers": 200.0, "main_cpu": 10.0})
+    clock = Clock(file)
+    for _ in range(3):  # what has passed is counted once
+        clock.save(num_workers=2)
+    saved = json.loads(file.read_text())
+    assert saved == clock.total and 100 < saved["wall"] < 160 and 10 < saved["main_cpu"] < 160
+    assert saved["workers"] - 200 == pytest.approx(2 * (saved["wall"] - 100))
 
 
 def test_files_are_written_as_a_whole_or_not_at_all(tmp_path):
