@@ -354,13 +354,14 @@ def decode(path: Path, pictures: Sequence[Picture], image_size: int | None) -> t
     bad: dict[str, str] = {}
     pictures, headers = zip(*read_all(path, pictures, header, bad), strict=True)
     names = [picture.name for picture in pictures]
-    sizes, grey, alpha, extremes = zip(*headers, strict=True)
+    sizes, grey, alpha, coarse, extremes = zip(*headers, strict=True)
     keep = not image_size and len({*sizes}) == 1 and max(sizes[0]) <= LARGE
     width, height = size = sizes[0] if keep else (image_size or IMAGE_SIZE,) * 2
     if {*sizes} != {size}:
         small, large = ("{} x {}".format(*extreme(sizes, key=math.prod)) for extreme in (min, max))
         print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
     note(path, "with an alpha channel, what is transparent becomes grey", [*compress(names, alpha)])
+    note(path, "with 16 bits a colour, of which the upper 8 are used", [*compress(names, coarse)])
     low, high = 0, 65535
     if any(extremes):
         low, high = min(chain(*extremes)), max(chain(*extremes))
@@ -403,12 +404,13 @@ def read_all(path: Path, pictures: Collection[Picture], read: Callable, bad: dic
         raise InputError(f"{path}: {len(bad)} of {n:,} can't be read as pictures, mend or remove them: {names}")
 
 
-def header(image: Image.Image) -> tuple[tuple[int, int], bool, bool, tuple]:
-    """Size, whether it is grey, whether it has an alpha channel, and the extremes of grey of more than 8 bits."""
+def header(image: Image.Image) -> tuple[tuple[int, int], bool, bool, bool, tuple]:
+    """Size; whether it is grey, has an alpha channel, has colours of 16 bits; the extremes of grey of more than 8."""
     values = np.asarray(image, np.float64) if image.mode[0] in "IF" else np.array([])
     values = values[np.isfinite(values)]
     extremes = (float(values.min()), float(values.max())) if values.size else ()
-    return image.size, Image.getmodebase(image.mode) == "L", image.has_transparency_data, extremes
+    grey, deep = Image.getmodebase(image.mode) == "L", ";16" in str(getattr(image, "tile", ""))
+    return image.size, grey, image.has_transparency_data, deep and not extremes, extremes
 
 
 def prepare(

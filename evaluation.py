@@ -1,13 +1,11 @@
 """`--mode evaluate`: train an architecture on all training images, several times, and measure it on the test images."""
 
 import argparse
-import functools
 import io
 import json
-import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import asdict, replace
 
@@ -18,24 +16,12 @@ from tqdm import tqdm
 import datasets
 import utils
 from datasets import Data, Preparation
-from model import (
-    PAPER_RECIPE,
-    Child,
-    ImpossibleNetwork,
-    Recipe,
-    long_enough,
-    network_size,
-    normalize,
-    summarize,
-    train_child,
-)
-from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
+from model import PAPER_RECIPE, Child, Recipe, long_enough, normalize, summarize, train_child
+from search_space import Architecture, parse_architecture
 from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=4, shift=1)
-LENET = parse_architecture("k5f8p0-k5f16p0")  # nearest to LeNet-5, with its 6 and 16 filters (LeCun et al. 1998)
-RANDOM_NETWORKS = 10
 MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
 
 
@@ -55,7 +41,7 @@ def evaluate(args: argparse.Namespace) -> None:
         print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
 
     seeds = [utils.child_seed(args.seed, str(architecture), "final", i) for i in range(args.num_seeds)]
-    finals = train_finals([(architecture, seed) for seed in seeds], data, recipe, device, args.workers)
+    finals = train_finals([(architecture, recipe, seed) for seed in seeds], data, device, args.workers)
 
     result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
@@ -75,10 +61,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
     print_accuracies(result)
     if args.references:
-        space = SmallSpace(len(architecture.layers))
-        if architecture.hidden is None:
-            space = PaperSpace(len(architecture.layers), settings.get("strides", "s" in str(architecture)))
-        result["references"] = compare(args, space, settings, data, recipe, device)
+        from benchmarks import references  # here, because it uses what is above
+
+        result["references"] = references.compare(args, settings, data, architecture, recipe)
         result["seconds"] = time.perf_counter() - started
         utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     print(f"time                {utils.duration(result['seconds'])}")
@@ -144,41 +129,38 @@ def print_network(architecture: Architecture, data: Data) -> dict:
 
 
 def train_finals(
-    jobs: Sequence[tuple[Architecture, int]], data: Data, recipe: Recipe, device: str, num_workers: int
+    jobs: Sequence[tuple[Architecture, Recipe, int]], data: Data, device: str, num_workers: int
 ) -> list[dict]:
-    """Train architectures, each with a seed, in parallel; top-1, top-5 and weights of each."""
+    """Train architectures, each with a recipe and a seed, in parallel; top-1, top-5 and weights of each."""
     images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
-    total = round(recipe.epochs * len(data.train.labels)) * len(jobs)
+    total = sum(round(recipe.epochs * len(data.train.labels)) for _, recipe, _ in jobs)
     with (
         Workers(min(num_workers, len(jobs)), shared=(datasets.in_shared_memory(data), images_seen)) as workers,
         tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
     ):
-        trainings = [
-            workers.submit(workers.run, final_child, architecture, recipe, index, seed, device)
-            for index, (architecture, seed) in enumerate(jobs)
-        ]
+        trainings = [workers.submit(workers.run, final_child, index, job, device) for index, job in enumerate(jobs)]
         try:
             while (state := wait(trainings, timeout=0.5, return_when=FIRST_EXCEPTION)).not_done:
                 bar.update(images_seen.sum().item() - bar.n)
                 [training.result() for training in state.done]  # the first failure ends all
             finals = [training.result() for training in trainings]
         except TaskFailed as error:
-            failed = next(
-                network for (network, _), t in zip(jobs, trainings, strict=True) if t.done() and t.exception()
-            )
+            failed = next(job[0] for job, t in zip(jobs, trainings, strict=True) if t.done() and t.exception())
             raise InputError(f"{failed} can't be trained: {error}; try fewer --workers") from None
         bar.update(total - bar.n)
     return finals
 
 
-def final_child(shared: tuple, architecture: Architecture, recipe: Recipe, index: int, seed: int, device: str) -> dict:
-    """Runs in a worker process: train a child on all training images and measure it on the test images."""
-    data, images_seen = shared
+def final_child(shared: tuple, index: int, job: tuple[Architecture, Recipe, int], device: str) -> dict:
+    """Runs in a worker process: train a network on all training images and measure it on the test images."""
+    (data, images_seen), (architecture, recipe, seed) = shared, job
     trained = train_child(architecture, data, recipe, seed, device, images_seen[index])
+    accuracies = {"top1": trained.accuracy, "top5": trained.top5_accuracy}
+    if callable(architecture):
+        return accuracies
     saved = {"architecture": str(architecture), "state_dict": trained.child.cpu().state_dict()}
     saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
     saved |= data.preparation._asdict()
-    accuracies = {"top1": trained.accuracy, "top5": trained.top5_accuracy}
     return accuracies | {"confusions": confused(trained.child, data), "saved": utils.as_bytes(saved)}
 
 
@@ -217,74 +199,6 @@ def exported(saved: bytes) -> bytes:
     prepared = {"preparation.json": json.dumps({name: found.get(name) for name in Preparation._fields})}
     torch.export.save(program, buffer, extra_files=prepared)
     return buffer.getvalue()
-
-
-# --- was searching worth it? --------------------------------------------------------------------------------------
-
-
-def compare(
-    args: argparse.Namespace, space: SearchSpace, settings: dict, data: Data, recipe: Recipe, device: str
-) -> list[dict]:
-    """Train networks that nobody searched for in the same way; prints and returns their test accuracies."""
-    size = functools.partial(possible_size, data=data)
-    some = random_actions(space, lambda network: within_limits(size(network), settings), args.seed)
-    groups = {"LeNet-5's layers": [LENET] * args.num_seeds if size(LENET) else []}
-    groups["largest network"] = [largest(space, some, size)] * args.num_seeds if some else []
-    groups["random networks"] = [space.decode(actions) for actions in some]
-    jobs = [(network, i) for group in groups.values() for i, network in enumerate(group)]
-    print(f"the same training for networks that nobody searched for: {len(jobs)} trainings")
-    jobs = [(network, utils.child_seed(args.seed, str(network), "final", i)) for network, i in jobs]
-    finals, rows = iter(train_finals(jobs, data, recipe, device, args.workers)), []
-    for name, group in groups.items():
-        if not group:
-            print(f"  {name}: none is possible on these images")
-            continue
-        row = {"name": name, "architectures": list(dict.fromkeys(map(str, group)))}
-        row["parameters"] = statistics.fmean(size(network)["parameters"] for network in group)
-        row |= statistics_of("top1", [next(finals) for _ in group])
-        which = row["architectures"][0] if len(row["architectures"]) == 1 else "a training each"
-        accuracy = f"{row['top1_mean']:.2%} ± {100 * row['top1_std']:.2f} (n = {len(group)})"
-        print(f"  {name:<18} {which:<18} {accuracy}   {row['parameters']:,.0f} parameters")
-        rows.append(row)
-    return rows
-
-
-def possible_size(architecture: Architecture, data: Data) -> dict[str, int] | None:
-    """Parameters and FLOPs; None where feature maps would shrink to nothing."""
-    try:
-        return network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
-    except ImpossibleNetwork:
-        return None
-
-
-def within_limits(size: dict[str, int] | None, settings: dict) -> bool:
-    """Whether a possible network is within the search's --max_parameters and --max_flops."""
-    return size is not None and all(size[name] <= (settings.get(f"max_{name}") or math.inf) for name in size)
-
-
-def random_actions(space: SearchSpace, accept: Callable[[Architecture], bool], seed: int) -> list[tuple[int, ...]]:
-    """Distinct sequences of actions, uniform among the accepted networks; fewer than ten if those are rare."""
-    generator, found = torch.Generator().manual_seed(seed), {}
-    for _ in range(100 * RANDOM_NETWORKS):
-        draw = [torch.randint(len(choices), (), generator=generator).item() for *_, choices in space.tokens]
-        if len(found) < RANDOM_NETWORKS and accept(space.decode(draw)):
-            found[tuple(draw)] = None
-    return list(found)
-
-
-def largest(space: SearchSpace, start: Sequence[tuple[int, ...]], size: Callable) -> Architecture:
-    """The network with the most parameters that is found by changing one choice at a time, from the largest of some."""
-
-    def parameters(actions: tuple[int, ...]) -> int:
-        found = size(space.decode(actions))
-        return found["parameters"] if found else 0
-
-    actions, before = max(start, key=parameters), None
-    while actions != before:
-        before = actions
-        for t, (*_, choices) in enumerate(space.tokens):
-            actions = max(((*actions[:t], a, *actions[t + 1 :]) for a in range(len(choices))), key=parameters)
-    return space.decode(actions)
 
 
 # --- which architecture -------------------------------------------------------------------------------------------

@@ -111,6 +111,14 @@ def network_size(architecture: Architecture, image_shape: tuple[int, int, int], 
     return {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
 
 
+def possible_size(architecture: Architecture, data: Data) -> dict[str, int] | None:
+    """The same on these images; None where feature maps would shrink to nothing."""
+    try:
+        return network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
+    except ImpossibleNetwork:
+        return None
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a child is trained. The defaults are the search's; `--mode evaluate` trains longer (see train.py)."""
@@ -152,6 +160,7 @@ def train_child(
 ) -> TrainedChild:
     """Train one child and measure it on the held-out images: a pure function, on one thread on a CPU.
 
+    In the place of `architecture` may be a function from the images' shape and the number of classes to a network.
     `images_seen`, a scalar in shared memory, is raised as training goes on, for a progress bar.
     """
     started = time.perf_counter()
@@ -160,7 +169,8 @@ def train_child(
     (pixels, labels), held_out = on_device(data.train, device), on_device(data.held_out, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        child = Child(architecture, tuple(pixels.shape[1:]), data.num_classes).to(device)
+        make = architecture if callable(architecture) else functools.partial(Child, architecture)
+        child = make(tuple(pixels.shape[1:]), data.num_classes).to(device)
     generator = torch.Generator().manual_seed(seed)
     optimizers = make_optimizers(child, recipe)
 

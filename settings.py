@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -14,8 +15,7 @@ import datasets
 import utils
 from controller import Controller
 from datasets import BUILT_IN, Data
-from evaluation import possible_size, within_limits
-from model import PAPER_RECIPE, Recipe, long_enough
+from model import PAPER_RECIPE, Recipe, long_enough, possible_size
 from policy_gradient import PolicyGradient
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 from utils import InputError
@@ -142,6 +142,11 @@ def child_recipe(args: argparse.Namespace, data: Data) -> Recipe:
     if args.child_epochs is not None:
         return replace(recipe, epochs=args.child_epochs)
     return long_enough(recipe, len(data.train.labels))
+
+
+def within_limits(size: dict[str, int] | None, limits: dict) -> bool:
+    """Whether a possible network is within a search's --max_parameters and --max_flops."""
+    return size is not None and all(size[name] <= (limits.get(f"max_{name}") or math.inf) for name in size)
 
 
 def make_filter(args: argparse.Namespace, space: SearchSpace, data: Data) -> Callable | None:

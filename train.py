@@ -239,7 +239,8 @@ def make_parser() -> Parser:
         f"{EVALUATION.epochs:g}, of your own at least {LEAST_STEPS} steps; never fewer than in the search; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--references", **switch,
-        help="also train networks that nobody searched for: LeNet-5's layers, the largest, ten random ones")
+        help="also train networks that nobody searched for: LeNet-5's layers, the largest, ten random ones, and "
+        "torchvision's ResNet-18 and MobileNetV3-small for the same time")
     # fmt: on
     return parser
 

@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +211,21 @@ def test_deep_grey_has_one_scale_for_the_whole_set(tmp_path, name, capsys):
     own_images(root, None)
     faint = 10 if name == "warm.tif" else 1  # where black makes the range of the set a hundred times wider
     assert f"nearly the same colour everywhere ({faint}): cat/" in capsys.readouterr().out
+
+
+def test_colours_of_16_bits_are_named(tmp_path, capsys):
+    """Pillow drops their lower 8 bits, and can't write such a file."""
+    root = write(tmp_path / "set", 3)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + np.full((8, 3), 4095, ">u2").tobytes() for _ in range(8))
+    head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (root / "cat" / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    own_images(root, None)
+    assert "with 16 bits a colour, of which the upper 8 are used (1): cat/deep.png" in capsys.readouterr().out
 
 
 def test_what_is_transparent_is_grey_whatever_its_hidden_colour(tmp_path, capsys):

@@ -24,6 +24,7 @@ import report
 import settings
 import train
 import utils
+from benchmarks import references
 from controller import Controller
 from datasets import Data, Images, Preparation
 from evaluation import EVALUATION
@@ -36,6 +37,7 @@ from model import (
     TrainedChild,
     network_size,
     normalize,
+    possible_size,
     summarize,
     training_steps,
 )
@@ -88,7 +90,8 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
 
     def train_child(architecture, data, recipe, seed, device="cpu", images_seen=None):
         noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed, "device": device})
-        child = Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
+        make = architecture if callable(architecture) else partial(Child, architecture)
+        child = make(tuple(data.train.pixels.shape[1:]), data.num_classes)
         accuracy = 0.5 + seed % 997 / 2000
         return TrainedChild(child, accuracy, accuracy + 0.001, 0.25)
 
@@ -97,6 +100,7 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         monkeypatch.setattr(module, "Workers", InProcess)
     for module in (train, evaluation):
         monkeypatch.setattr(module, "train_child", train_child)
+    monkeypatch.setattr(references, "seconds_of_a_step", lambda network, *_: 2 if callable(network) else 1)
     monkeypatch.setattr(datasets, "load_images", load_images)
     monkeypatch.chdir(tmp_path)
     return noted
@@ -503,13 +507,16 @@ def test_networks_above_the_limits_are_not_trained(trainings, capsys):
     train.main(["--mode", "evaluate", "--references", "--num_seeds", "2"])
     texts = [training["text"] for training in trainings]
     result = json.loads(Path("runs/mnist/evaluation.json").read_text())
-    lenet, largest, some = result["references"]
+    lenet, largest, some, resnet, mobile = result["references"]
     assert lenet["architectures"] == ["k5f8p0-k5f16p0"]
-    assert lenet["top1"] == [0.5 + training["seed"] % 997 / 2000 for training in trainings[-14:-12]]
-    assert largest["architectures"] == texts[-12:-11] and len(largest["top1"]) == 2
+    assert lenet["top1"] == [0.5 + training["seed"] % 997 / 2000 for training in trainings[-18:-16]]
+    assert largest["architectures"] == texts[-16:-15] and len(largest["top1"]) == 2
     sizes = {str(a): network_size(a, (1, 28, 28), 10) for a in map(parse_architecture, some["architectures"])}
     assert len(sizes) == len(some["top1"]) == 10 and all(size["parameters"] <= 60_000 for size in sizes.values())
-    assert some["architectures"] == texts[-10:] and "random networks" in capsys.readouterr().out
+    assert some["architectures"] == texts[-14:-4] and "random networks" in capsys.readouterr().out
+    assert texts[-4:] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2 and resnet["parameters"] == 11_181_642
+    assert lenet["epochs"] == some["epochs"] == 4
+    assert resnet["epochs"] == mobile["epochs"] == 2  # a step takes twice as long as the found network's
 
 
 def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
@@ -522,12 +529,12 @@ def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
 
 def test_the_largest_network_is_that_of_an_enumeration():
     data = Data(Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1)), None, 10)
-    space, size = SmallSpace(), partial(evaluation.possible_size, data=data)
+    space, size = SmallSpace(), partial(possible_size, data=data)
     every = [space.decode(actions) for actions in itertools.product(range(3), repeat=6)]
     best = max(size(network)["parameters"] for network in every)
     for seed in range(3):
-        start = evaluation.random_actions(space, lambda network: True, seed)
-        assert len(set(start)) == 10 and size(evaluation.largest(space, start, size))["parameters"] == best
+        start = references.random_actions(space, lambda network: True, seed)
+        assert len(set(start)) == 10 and size(references.largest(space, start, size))["parameters"] == best
 
 
 def test_the_smallest_finalist_within_the_noise():
