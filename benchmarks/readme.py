@@ -171,10 +171,12 @@ def changes(kind: str) -> str:
 
 def recipes() -> str:
     """What one reward says of the final accuracy, by recipe, and what it costs."""
-    header = ["recipe", "core-seconds", "all 50", "best tenth", "all 50, test", "best tenth, test"]
+    header = ["recipe", "core-seconds", "all 50", "best tenth", "all 50, same images", "best tenth, same images"]
     rows = []
     for name, row in read("reward_fidelity.json")["recipes"].items():
-        cells = ((row[key], *row[f"{key}_ci"]) for key in ("all_val", "best_tenth_val", "all_test", "best_tenth_test"))
+        cells = (
+            (row[key], *row[f"{key}_ci"]) for key in ("all_other", "best_tenth_other", "all_val", "best_tenth_val")
+        )
         rows.append([name, f"{row['seconds']:.1f}", *("{:.2f} ({:.2f} to {:.2f})".format(*cell) for cell in cells)])
     return table(header, rows)
 
