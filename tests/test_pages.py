@@ -130,11 +130,14 @@ def behind(row: dict) -> bool:
 
 
 def test_what_is_said_of_the_comparison_is_so():
-    mnist, fashion = (
+    mnist, fashion, macro = (
         {method: budgets(name, method) for method in read(f"search_quality_{name}.json")["methods"]}
-        for name in ("mnist", "fashionmnist")
+        for name in ("mnist", "fashionmnist", "nasbench_macro")
     )
     evolution, local, tpe = UNDER_WAY
+    for table in (mnist, fashion, macro):
+        policy = [table["controller"][budget]["samples"]["share"] for budget in ("25", "50", "100", "200")]
+        assert policy == sorted(policy)
     for table in (mnist, fashion):  # ahead of random search, in the same time, too
         for random in ("random search", SAME_TIME):
             for budget in ("25", "50", "100", "200")[table is mnist :]:
@@ -144,8 +147,14 @@ def test_what_is_said_of_the_comparison_is_so():
             assert not behind(table[rival][budget]["found"]) and not behind(table[rival][budget]["finals"])
         paper = table["paper's controller"]["100"]["finals"]
         assert paper["truth"] < table["random search"]["100"]["finals"]["truth"] + paper["truth_ci"]
-        policy = [table["controller"][budget]["samples"]["share"] for budget in ("25", "50", "100", "200")]
-        assert policy == sorted(policy)
+    for budget, kind in itertools.product(("50", "100", "200"), ("found", "finals")):
+        assert ahead(macro["random search"][budget][kind])
+    for rival, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
+        assert not ahead(macro[rival][budget]["found"]) and not behind(macro[rival][budget]["found"])
+    ours = macro["controller"]["200"]["finals"]
+    for rival in (evolution, tpe):
+        assert ahead(macro[rival]["200"]["finals"])
+        assert abs(macro[rival]["200"]["finals"]["truth_all"] - ours["truth_all"]) < 0.0002
     for rival, budget in itertools.product(UNDER_WAY, ("50", "100", "200")):
         assert ahead(mnist[rival][budget]["found"])
     for rival in UNDER_WAY:
