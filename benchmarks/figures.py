@@ -81,6 +81,25 @@ def search_quality(name: str) -> None:
     plt.close(figure)
 
 
+def large_spaces() -> None:
+    """What is picked in the generated spaces, in standard deviations of the space."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+    titles = {"singles": "a sum of single decisions", "pairs": "a sum over pairs of decisions"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        result = json.loads((RESULTS / f"search_quality_{name}.json").read_text())
+        for method, colour in METHODS.items():
+            curves = result["methods"][method]["curves"]
+            mean, ci = np.array(curves["truth"]), np.array(curves["truth_ci"])
+            axes.plot(result["grid"], mean, color=colour, label=method)
+            axes.fill_between(result["grid"], mean - ci, mean + ci, color=colour, alpha=0.2, lw=0)
+        axes.set(xlabel="evaluations", title=title)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("value of the pick, standard deviations")
+    panels[0].legend(frameon=False, fontsize="small")
+    figure.savefig(RESULTS / "large_spaces.png", dpi=120)
+    plt.close(figure)
+
+
 def reward_fidelity() -> None:
     """The final accuracy against one reward, of version 1.0.0's length and of today's, the best tenth marked."""
     found = json.loads((RESULTS / "reward_fidelity.json").read_text())["recipes"]
@@ -145,6 +164,7 @@ def main() -> None:
     first_page()
     for name in ("mnist", "fashionmnist", "nasbench_macro"):
         search_quality(name)
+    large_spaces()
     reward_fidelity()
     scaling()
     landscape()

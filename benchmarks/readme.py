@@ -157,7 +157,7 @@ def large(name: str) -> str:
     """A generated space: what is handed over, and the last children, in standard deviations of the space."""
     methods, rows = methods_of(name), []
     for method, of in methods.items():
-        some = [(row["found"], "truth") for row in of["budgets"].values()] + [(of["last_40"], "last_40")]
+        some = [(row["found"], "truth") for row in of["budgets"].values()] + [(of["last_40"], "truth")]
         rows.append([method, *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)])
     return table(["trainings", *methods["controller"]["budgets"], "last 40 children"], rows)
 

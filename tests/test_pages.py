@@ -178,6 +178,23 @@ def test_what_is_said_of_the_comparison_is_so():
     assert all(50 < rate < 60 for rate in read("scaling.json")["children_per_second"].values())
 
 
+def test_what_is_said_of_large_spaces_is_so():
+    singles, pairs = (read(f"search_quality_{name}.json")["methods"] for name in ("singles", "pairs"))
+    evolution, local, tpe = UNDER_WAY
+    for budget in ("50", "100", "200"):
+        for method in singles.keys() - {"controller"}:
+            row = singles[method]["budgets"][budget]["found"]
+            assert row["n"] == 100 and ahead(row)
+        for method in ("random search", local, "paper's controller"):
+            assert ahead(pairs[method]["budgets"][budget]["found"])
+        assert not behind(pairs[evolution]["budgets"][budget]["found"])
+        assert behind(pairs["regularised evolution, 10 and 5"]["budgets"][budget]["found"])
+    assert all(ahead(pairs[tpe]["budgets"][budget]["found"]) for budget in ("100", "200"))
+    assert not behind(pairs[tpe]["budgets"]["50"]["found"])
+    for space in (singles, pairs):
+        assert abs(space["paper's controller"]["last_40"]["truth"]) < 0.1
+
+
 def test_readme_shows_what_the_program_printed():
     shown = re.search(r"Some of the output.*?:\n\n```\n(.*?)```", TEXT["README.md"], re.DOTALL)[1].splitlines()
     printed = (RESULTS / "mnist" / "report.txt").read_text().splitlines()
