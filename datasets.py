@@ -315,7 +315,7 @@ def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
 
 def read_npz(file: Path) -> list[Picture]:
     """The pictures of a file in MedMNIST's layout: `train_images`, `train_labels`, perhaps those of val and test."""
-    arrays, unused = {}, []
+    arrays, unused, name = {}, [], "it"
     try:
         with np.load(file, allow_pickle=False) as found:
             for name in found.files:
@@ -324,7 +324,7 @@ def read_npz(file: Path) -> list[Picture]:
                 if part not in PART_OF or kind not in ("images", "labels") or key in arrays:
                     unused.append(name)
                 else:
-                    arrays[key] = found[name]
+                    arrays[key] = np.asarray(found[name])
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = one_line(error) if zipfile.is_zipfile(file) else "it is cut off, or another kind of file"
         if "pickle" in reason:  # numpy would tell the reader to load it all the same

@@ -28,7 +28,10 @@ MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
+    if args.references:
+        from benchmarks import references  # here, because it uses what is below
     device = utils.choose_device(args.use_cuda)
+    args.use_cuda = device == "cuda"  # what isn't there is said once
     architecture, suffix, settings = choose_architecture(args)
     image_size = args.image_size or settings.get("image_size")
     searched = {} if suffix else settings
@@ -61,8 +64,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
     print_accuracies(result)
     if args.references:
-        from benchmarks import references  # here, because it uses what is above
-
         result["references"] = references.compare(args, settings, data, architecture, recipe)
         result["seconds"] = time.perf_counter() - started
         utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
@@ -90,18 +91,16 @@ def print_accuracies(result: dict) -> None:
             spread = f" ± {100 * result[f'{name}_std']:.2f}  ({listed})" if len(values) > 1 else "  (n = 1)"
             print(f"{name} test accuracy  {result[f'{name}_mean']:.2%}{spread}")
     print(f"most frequent class {result['most_frequent_share']:.2%} of the test images")
-    recalls = [
-        (share, name) for name, share in zip(result["classes"], result["recall"], strict=True) if share is not None
-    ]
-    least = ", ".join(f"{name} {share:.1%}" for share, name in sorted(recalls)[:MOST_DRAWN])
+    pairs = zip(result["recall"], result["classes"], strict=True)
+    recalls = sorted(pair for pair in pairs if pair[0] is not None)
+    least = ", ".join(f"{name} {share:.1%}" for share, name in recalls[:MOST_DRAWN])
     print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MOST_DRAWN else ''}")
 
 
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
-    recipe = replace(
-        PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION, best_of=1
-    )  # the test set chooses none
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
+    recipe = replace(recipe, best_of=1)  # the test set chooses none
     if args.eval_epochs is not None:
         return replace(recipe, epochs=args.eval_epochs)
     searched = settings.get("recipe", {}).get("epochs", 0)
@@ -131,7 +130,7 @@ def print_network(architecture: Architecture, data: Data) -> dict:
 def train_finals(
     jobs: Sequence[tuple[Architecture, Recipe, int]], data: Data, device: str, num_workers: int
 ) -> list[dict]:
-    """Train architectures, each with a recipe and a seed, in parallel; top-1, top-5 and weights of each."""
+    """Train architectures, each with a recipe and a seed, in parallel; top-1, top-5 and, of a `Child`, weights."""
     images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
     total = sum(round(recipe.epochs * len(data.train.labels)) for _, recipe, _ in jobs)
     with (
@@ -227,11 +226,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, di
         else:
             best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
             print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
-    elif (
-        args.dataset in datasets.BUILT_IN
-        and args.run_dir == utils.default_run_dir(name, args.strategy)
-        and committed.exists()
-    ):
+    elif not own and args.run_dir == utils.default_run_dir(name, args.strategy) and committed.exists():
         best = utils.read_json(committed)
         print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(utils.ROOT)}")
     else:

@@ -38,9 +38,8 @@ class Child(nn.Module):
         for number, layer in enumerate(architecture.layers, start=1):
             x = concatenate([maps[j] for j in layer.inputs])
             conv = nn.Conv2d(x.shape[1], layer.filters, **layer.conv, bias=False)
-            if any(
-                x.shape[2 + a] + 2 * conv.padding[a] <= conv.dilation[a] * (conv.kernel_size[a] - 1) for a in (0, 1)
-            ):
+            room = [x.shape[2 + a] + 2 * conv.padding[a] - conv.dilation[a] * (conv.kernel_size[a] - 1) for a in (0, 1)]
+            if min(room) <= 0:
                 raise ImpossibleNetwork(f"{architecture}: the feature map of layer {number} shrinks below 1x1")
             self.convs.append(conv)
             self.norms.append(nn.BatchNorm2d(layer.filters))
@@ -143,8 +142,6 @@ PAPER_RECIPE = Recipe(  # §4.1; the batch size is not in the paper
     epochs=50, batch_size=128, optimizer="sgd", lr=0.1, weight_decay=1e-4, schedule="constant", label_smoothing=0,
     shift=4, flip=True, best_of=5,
 )  # fmt: skip
-
-
 LEAST_STEPS = 300  # of a training on the reader's own images
 
 

@@ -39,11 +39,6 @@ class Progress:
         self.bar.close()
         self.events.close()
 
-    @property
-    def is_new(self) -> bool:
-        """Whether this run has trained a child."""
-        return self.bar.n > self.bar.initial
-
     def show(self, search: PolicyGradient, metrics: dict) -> None:
         """An update's metrics, and the share of each choice among the latest samples."""
         for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
@@ -79,12 +74,10 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     chosen |= {"dataset": datasets.short_name(args.dataset), "seed": args.seed, "strategy": args.strategy}
     chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children"}
     if "val_accuracies" in best:
-        among = f"of two trainings, among the first {len(ranking)} of {len(rows)} children"
-        keys = ("architecture", "child", "val_accuracies")
-        chosen |= {
-            "chosen_by": f"{CHOSEN_BY}, {among}",
-            "finalists": [{key: row[key] for key in keys} for row in ranking],
-        }
+        chosen["chosen_by"] = f"{CHOSEN_BY}, of two trainings, among the first {len(ranking)} of {len(rows)} children"
+        chosen["finalists"] = [
+            {key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking
+        ]
     utils.write_json(args.run_dir / "best.json", chosen)
     title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
     ordered = [rows[child] for child in sorted(rows)]
@@ -130,10 +123,8 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     batch_size, _, steps = training_steps(run.recipe, len(data.train.labels))
     n, noise = len(data.held_out.labels), noise_of_accuracy(ranking, data)
     print(f"each training       {steps} steps of {batch_size} images")
-    same = data.held_out.labels.bincount().max().item() / n
-    print(
-        f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; always the same class gives {same:.2%}"
-    )
+    same = f"always the same class gives {data.held_out.labels.bincount().max().item() / n:.2%}"
+    print(f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; {same}")
     print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
     if finalists:
         line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"

@@ -77,10 +77,9 @@ def dataset(text: str) -> str:
     text = os.path.expanduser(text)
     if text in BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
         return text
-    if not Path(text).exists():
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and no file or folder")
-    what = "a folder with a folder of pictures for each class, or an .npz file"
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and not {what}")
+    what = "not a folder with a folder of pictures for each class, or an .npz file"
+    what = what if Path(text).exists() else "no file or folder"
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and {what}")
 
 
 # --- a search -----------------------------------------------------------------------------------------------------
@@ -185,8 +184,8 @@ def config(run: Run) -> dict:
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
     settings["version"] = utils.VERSION  # another one may sample and train otherwise
     settings["images"] = None if run.args.dataset in BUILT_IN else datasets.fingerprint(run.data)
-    environment = utils.environment(run.device)
-    return {"num_children": run.args.num_children, "settings": settings, "flags": flags} | environment
+    described = {"num_children": run.args.num_children, "settings": settings, "flags": flags}
+    return described | utils.environment(run.device)
 
 
 def check_children(run: Run, search: PolicyGradient, rows: dict[int, dict]) -> None:

@@ -64,7 +64,7 @@ def generate(args: argparse.Namespace) -> None:
             batch, trainings = out.popleft()
             rewards = [training.result()["reward"] for training in trainings]
             progress.show(search, search.tell(batch, rewards))  # §3.2: REINFORCE
-            if progress.is_new:
+            if progress.bar.n > progress.bar.initial:  # this run has trained a child
                 clock.save(workers.num_workers)
         progress.bar.close()
         settings.check_children(run, search, ledger.rows)

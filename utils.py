@@ -232,7 +232,7 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
         if trained:
             check_unchanged(folder, config, before)
         for file in (ledger_file, folder / "finalists.jsonl"):  # a damaged one stops here, with nothing written yet
-            for child in read_ledger(file)[0].keys() - range(config["num_children"]):
+            for child in (n for n in read_ledger(file)[0] if not 0 <= n < config["num_children"]):
                 raise InputError(f"{file}: child {child} is none of this search: choose another --run_dir")
         this_run = {key: value for key, value in config.items() if key != "settings"}
         this_run["started"] = datetime.now().isoformat(timespec="seconds")
@@ -246,18 +246,14 @@ def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     """InputError if the search in a folder, with the configuration `before`, can't go on with this one."""
     now, then = json.loads(json.dumps(config["settings"])), before["settings"]
     if now.get("version") != then.get("version"):
-        raise InputError(
-            f"{folder} holds a search of version {then.get('version', '1.0')} of this program, "
-            f"which version {now.get('version')} can't continue: choose another --run_dir"
-        )
+        other = f"a search of version {then.get('version', '1.0')} of this program, which version {now.get('version')}"
+        raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")
     changed = [difference(key, value, then.get(key)) for key, value in now.items() if then.get(key) != value]
     if config["num_children"] < before["num_children"]:
         changed.append(difference("num_children", config["num_children"], before["num_children"]))
     if changed:
-        raise InputError(
-            f"{folder} holds a search with other settings ({'; '.join(changed)}): "
-            "use the same flags to continue it, or choose another --run_dir"
-        )
+        other = f"a search with other settings ({'; '.join(changed)})"
+        raise InputError(f"{folder} holds {other}: use the same flags to continue it, or choose another --run_dir")
 
 
 def difference(key: str, now: object, then: object) -> str:

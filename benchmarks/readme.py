@@ -64,11 +64,11 @@ def searches(kinds: dict[str, str]) -> str:
 def references() -> str:
     """Networks that nobody searched for beside the found one."""
     rows: dict[str, list] = {}
-    for name in ("mnist", "fashionmnist-small"):
+    for i, name in enumerate(("mnist", "fashionmnist-small")):
         found = read(name, "evaluation.json")
         for row in ({"name": "found by the search"} | found, *found["references"]):
-            cells = rows.setdefault(row["name"], [f"{row['name']} (n = {len(row['top1'])})"])
-            cells += [spread(row["top1"]), f"{row['parameters']:,.0f}"]
+            cells = rows.setdefault(row["name"], [f"{row['name']} (n = {len(row['top1'])})", *[""] * 4])
+            cells[1 + 2 * i : 3 + 2 * i] = spread(row["top1"]), f"{row['parameters']:,.0f}"
     return table(["", "MNIST, test", "parameters", "Fashion-MNIST, test", "parameters"], list(rows.values()))
 
 

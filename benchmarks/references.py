@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from datasets import Data, Images
+from datasets import Data, Images, in_shared_memory
 from evaluation import statistics_of, train_finals
 from model import Recipe, possible_size, train_child, training_steps
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 from settings import within_limits
 from utils import child_seed, choose_device
+from workers import Workers
 
 LENET = parse_architecture("k5f8p0-k5f16p0")  # nearest to LeNet-5, with its 6 and 16 filters (LeCun et al. 1998)
 RANDOM_NETWORKS = 10
@@ -71,11 +72,13 @@ def compare(args: argparse.Namespace, settings: dict, data: Data, found: Archite
     groups["largest network"] = [largest(space, some, size)] * args.num_seeds if some else []
     groups["random networks"] = [space.decode(actions) for actions in some]
     jobs = [(network, recipe, i) for group in groups.values() for i, network in enumerate(group)]
-    device, time = choose_device(args.use_cuda), seconds_of_a_step(found, data, recipe, args)
+    device = choose_device(args.use_cuda)
+    seconds = {str(found): seconds_of_a_step(found, data, recipe, device)}
     for name, network in READY_MADE.items():
         groups[name] = [network] * args.num_seeds
         adam = replace(recipe, optimizer="adam", lr=0.002, betas=(0.9, 0.999))  # nearest to what they are trained with
-        adam = replace(adam, epochs=recipe.epochs * time / seconds_of_a_step(network, data, adam, args))
+        seconds[str(network)] = seconds_of_a_step(network, data, adam, device)
+        adam = replace(adam, epochs=recipe.epochs * seconds[str(found)] / seconds[str(network)])
         jobs += [(network, adam, i) for i in range(args.num_seeds)]
     print(f"training networks that nobody searched for: {len(jobs)} trainings")
     jobs = [(network, how, child_seed(args.seed, str(network), "final", i)) for network, how, i in jobs]
@@ -83,10 +86,11 @@ def compare(args: argparse.Namespace, settings: dict, data: Data, found: Archite
     epochs = {str(network): how.epochs for network, how, _ in jobs}
     for name, group in groups.items():
         if not group:
-            print(f"  {name}: none is possible on these images")
+            print(f"  {name}: none is possible on these images, within the limits")
             continue
         row = {"name": name, "architectures": list(dict.fromkeys(map(str, group))), "epochs": epochs[str(group[0])]}
         row["parameters"] = statistics.fmean(parameters_of(network, data) for network in group)
+        row |= {"seconds_of_a_step": seconds[row["architectures"][0]]} if name in READY_MADE else {}
         row |= statistics_of("top1", [next(finals) for _ in group])
         which = row["architectures"][0] if len(row["architectures"]) == 1 else "a training each"
         accuracy = f"{row['top1_mean']:.2%} ± {100 * row['top1_std']:.2f} (n = {len(group)})"
@@ -95,12 +99,22 @@ def compare(args: argparse.Namespace, settings: dict, data: Data, found: Archite
     return rows
 
 
-def seconds_of_a_step(network: Architecture | ReadyMade, data: Data, recipe: Recipe, args: argparse.Namespace) -> float:
-    """What one step of a training takes here; the shorter of two trainings is taken off, with all that a start takes."""
+def seconds_of_a_step(network: Architecture | ReadyMade, data: Data, recipe: Recipe, device: str) -> float:
+    """What one step of a training takes, alone in a process: the median of three longer trainings less a short one."""
     few = data._replace(held_out=Images(*(tensor[:10] for tensor in data.held_out)))
-    device, (_, per_epoch, _) = choose_device(args.use_cuda), training_steps(recipe, len(data.train.labels))
-    seconds = [train_child(network, few, replace(recipe, epochs=n / per_epoch), 0, device).seconds for n in (5, 5, 25)]
-    return (seconds[2] - seconds[1]) / 20
+    _, per_epoch, _ = training_steps(recipe, len(data.train.labels))
+
+    def seconds(steps: int) -> float:
+        return workers.run(seconds_of_training, network, replace(recipe, epochs=steps / per_epoch), device)
+
+    with Workers(1, in_shared_memory(few), device=device) as workers:
+        time = workers.submit(lambda: statistics.median(seconds(25) - seconds(5) for _ in range(3)) / 20).result()
+    return max(time, 1e-6)  # of a clock that was disturbed
+
+
+def seconds_of_training(data: Data, network: Architecture | ReadyMade, recipe: Recipe, device: str) -> float:
+    """Runs in a worker process."""
+    return train_child(network, data, recipe, 0, device).seconds
 
 
 def parameters_of(network: Architecture | ReadyMade, data: Data) -> int:

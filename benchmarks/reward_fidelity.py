@@ -108,13 +108,23 @@ def variance(values: np.ndarray) -> dict:
     return result | {f"reliability_of_{seeds}": signal / (signal + noise / seeds)}
 
 
+def on_other_images(val: np.ndarray, test: np.ndarray) -> float:
+    """Share of the judge's variance on validation images (n, seeds) that other trainings show on the test images."""
+    covariances = np.cov(val.T, test.T)[: val.shape[1], val.shape[1] :]
+    between = covariances[~np.eye(len(covariances), dtype=bool)].mean()
+    return between / (val.mean(1).std(ddof=1) * test.mean(1).std(ddof=1))
+
+
 def fidelity(rewards: np.ndarray, judge: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Rank correlation (r,) of one reward (n, seeds) with the judge (n,), the mean over the seeds, in r resamples."""
     return np.array([np.mean([spearman(column[i], judge[i]) for column in rewards.T]) for i in drawn])
 
 
 def summarize() -> dict:
-    """For each recipe what one reward says, overall and in the best tenth, and how far below the best recipe that is."""
+    """For each recipe what one reward says, overall and in the best tenth, and how far below the best recipe that is.
+
+    The best recipe is that of these networks, not chosen anew in each resample: a recipe is rather called below it.
+    """
     rows, groups = read(), panel()
     seeds = {name: [s for s in range(n) if all((name, a, s) in rows for a in groups)] for name, n in NUM_SEEDS.items()}
     names = [name for name in RECIPES if len(seeds[name]) > 1]  # what all networks have
@@ -127,6 +137,11 @@ def summarize() -> dict:
     result = {"networks": len(groups), "of the best tenth": int(best.sum())}
     result["judge"] = {kind: variance(value[JUDGE, f"{kind}_accuracy"]) for kind in ("val", "test")}
     result["judge in the best tenth"] = {k: variance(value[JUDGE, f"{k}_accuracy"][best]) for k in ("val", "test")}
+    val, test = (value[JUDGE, f"{kind}_accuracy"] for kind in ("val", "test"))
+    result["judge_on_other_images"] = {
+        "all": on_other_images(val, test),
+        "best_tenth": on_other_images(val[best], test[best]),
+    }
     result["recipes"] = {}
     for where, some in (("all", everything), ("best_tenth", tenth)):
         drawn = np.stack([some, *(random.choice(some, len(some)) for _ in range(2000))])  # the first: as they are

@@ -85,7 +85,8 @@ def claims() -> dict[str, list[str]]:
             "({:.2f} to {:.2f})".format(*short_of["best_tenth_other"]),
             f"below one epoch, {default['all_val']:.2f} against {whole['all_val']:.2f}, by more than chance "
             "({:.2f} to {:.2f})".format(*short_of["all_val"]),
-            "{:.2f} is the network and not chance, in the best tenth {:.2f}".format(*reliable),
+            "{:.2f} are not the chance of training, in the best tenth {:.2f}".format(*reliable),
+            "only {all:.2f} and {best_tenth:.2f} are seen again".format(**fidelity["judge_on_other_images"]),
             f"with {1 - found_fashion['parameters'] / largest['parameters']:.0%} fewer parameters",
             f"Each of the {replays} replays samples and picks what its search did",
             "{} of {} children that were trained again".format(*again),
