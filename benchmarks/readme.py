@@ -166,9 +166,11 @@ def changes(kind: str) -> str:
     """True accuracy of the pick, or of the policy's samples, with each change to the paper's settings, and without it."""
     both = [methods_of(name) | methods_of(f"{name}_changes") for name in ("mnist", "nasbench_macro")]
     rows = [(name, f"{name} alone", f"without {name}") for name in CHANGES]
-    rows = [("paper's settings; defaults", "paper's controller", "controller"), *rows]
+    rows = [("none", "paper's controller", "controller"), *rows]  # the paper's settings, the defaults
     rows = [[row[0], *(interval(m[x]["budgets"]["100"][kind]) for x in row[1:] for m in both)] for row in rows]
-    return table(["change", "alone: MNIST", "NAS-Bench-Macro", "missing: MNIST", "NAS-Bench-Macro"], rows)
+    return table(
+        ["change", *(f"{how}, {label}" for how in ("alone", "missing") for label in ("MNIST", "NAS-Bench-Macro"))], rows
+    )
 
 
 def recipes() -> str:

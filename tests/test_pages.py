@@ -179,6 +179,23 @@ def test_what_is_said_of_the_comparison_is_so():
     assert all(50 < rate < 60 for rate in read("scaling.json")["children_per_second"].values())
 
 
+def test_what_is_said_of_each_change_is_so():
+    for name in ("mnist", "nasbench_macro"):
+        methods = read(f"search_quality_{name}_changes.json")["methods"]
+        row = {method: of["budgets"]["100"] for method, of in methods.items() if "samples" in of["budgets"]["100"]}
+        learned = {method for method, of in row.items() if "alone" in method and of["samples"]["share"] > 0.3}
+        assert learned == {"network and learning rate alone"}
+        missing = {method: of["found"] for method, of in row.items() if method.startswith("without")}
+        assert len(missing) == 5 and all(of["controller_ahead"] > 0 and of["n"] == 40 for of in missing.values())
+        for change in ("network and learning rate", "ranks"):
+            assert missing[f"without {change}"]["p"] < 0.05
+        for change in ("entropy bonus", "replay", "batches of 2"):
+            of = missing[f"without {change}"]
+            assert of["p"] > 0.05 and 0.00015 < of["controller_ahead"] < 0.00095
+        assert row["without replay"]["samples"]["truth"] > row["controller"]["samples"]["truth"] - 0.001
+        assert methods["without replay"]["fewest_children"] < 100 == methods["controller"]["fewest_children"]
+
+
 def test_what_is_said_of_large_spaces_is_so():
     singles, pairs = (read(f"search_quality_{name}.json")["methods"] for name in ("singles", "pairs"))
     evolution, local, tpe = UNDER_WAY
