@@ -28,8 +28,9 @@ class Controller(nn.Module):
     """Autoregressive LSTM policy over sequences of T discrete choices (§3.1), with anchor points (§3.3).
 
     `num_choices[t]` is the number of choices at step t. Steps of the same name share their output head and their
-    embedding, so that depth can grow; without `names` every step has its own. A step of `ANCHOR` choices ends a layer:
-    one binary token for each earlier anchor point says whether that layer is an input of this one.
+    embedding, so that depth can grow; without `names` every step has its own. Anchor points choose skip connections, in
+    the paper's space only: a step of `ANCHOR` choices ends a layer, and one binary token for each earlier anchor point
+    says whether that layer is an input of this one.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Controller(nn.Module):
         if ANCHOR in self.num_choices:
             self.w_prev, self.w_curr = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(2))
             self.v = nn.Linear(hidden_size, 1, bias=False)
-        self.double()  # so that no processor's rounding flips a sampled token, that of the next line's included
+        self.double()  # rounding must not flip a sampled token; before the next lines, whose numbers are rounded, too
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)  # §4.1; the first policy is nearly uniform
 

@@ -1,13 +1,15 @@
-"""REINFORCE (paper §3.2) with an exact entropy bonus, on all children that are remembered.
+"""REINFORCE (paper §3.2) with an entropy bonus, on all children that are remembered.
 
     repeat: sample m new sequences a of tokens from the policy pi, and evaluate them; R is the rank of a's reward
-            theta <- theta + lr * mean over the remembered a of (R - tau log pi(a) - b) grad log pi(a)
+            theta <- a step of Adam along the mean, over the remembered a, of (R - tau log pi(a) - b) grad log pi(a)
             b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
 
-The mean of -log pi(a) is the policy's entropy, and tau what it is worth. On the batch alone, with tau = 0 and rewards
-instead of ranks, this is the paper's update. On all that is remembered its optimum is pi(a) ~ exp(R / tau): the best
-are the most probable, nothing is forgotten, and what is unknown keeps a share. It is known as log-variance or
-trajectory-balance loss, too, and as path consistency (Nachum et al. 2017, Richter et al. 2020, Malkin et al. 2022).
+On the batch alone, with tau = 0 and rewards for ranks, this is the paper's update; with tau > 0 the mean of -log pi(a)
+estimates the policy's entropy, and tau is what it is worth. On all that is remembered it is the gradient of a squared
+error instead of an expected reward: old samples need no importance weights. It vanishes where R - tau log pi(a) = b,
+that is pi(a) = exp((R - b) / tau), for every a: the best are the most probable, and nothing is forgotten. This is the
+log-variance or trajectory-balance loss, or path consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al.
+2017).
 
     search = PolicyGradient(Controller(num_choices=[4, 4, 4]))
     for metrics in search.search(evaluate=sum, num_children=40):  # any function from actions to a reward
@@ -41,7 +43,7 @@ class PolicyGradient:
     children_per_update: int = 2  # m (§3.2)
     update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
     lr: float = 0.02  # of Adam; with replay it falls as 1 / sqrt(1 + children / choices), the choices of all tokens
-    entropy_weight: float = 0.7  # tau log N: the bonus of a uniform policy over N sequences, for R of spread 1
+    entropy_weight: float = 0.7  # what a uniform policy's entropy is worth, in standard deviations of R
     baseline_decay: float = 0.5  # of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
     replay: int = 1000  # how many children, the latest, are remembered by an update; 0: only the batch (§3.2)
@@ -90,10 +92,7 @@ class PolicyGradient:
         return list(self.asked)[before:]
 
     def sample(self) -> Iterator[Actions]:
-        """Samples of the policy; where many in a row are not new, those of a small space that are.
-
-        The latter are drawn without replacement: each is the next in proportion to its probability.
-        """
+        """Samples of the policy; if only known ones come up in a small space, new ones, drawn without replacement."""
         steps = self.num_steps(len(self.asked))
         choices = self.controller.token_choices(steps)
         while self.samples_without_new < (min(self.patience, math.prod(choices)) if self.replay else self.patience):
@@ -141,7 +140,7 @@ class PolicyGradient:
 
         loss = -((R - tau * log_prob - self.baseline).detach() * log_prob).mean()
 
-        if self.replay:  # the more children there are for each choice, the less should the noise of new ones move
+        if self.replay:  # the rate falls as children accumulate: one noisy reward shall move less
             choices = sum(self.controller.token_choices(self.num_steps(len(self.asked))))
             self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + len(self.reward_of) / choices)
         self.optimizer.zero_grad()
@@ -152,7 +151,7 @@ class PolicyGradient:
         return loss.item()
 
     def score(self, children: Sequence[Actions]) -> tuple[torch.Tensor, torch.Tensor]:
-        """log pi of each child (n,), and tau (n,): of log N, a uniform policy's entropy, a share of R's spread."""
+        """log pi (n,) and tau (n,) = entropy_weight * std of R / log N of each child; N networks are as deep as it."""
         depths = [torch.tensor(list(depth)) for _, depth in groupby(children, key=len)]  # (n of this depth, T)
         log_prob = torch.cat([self.controller(depth).log_prob.sum(1) for depth in depths])
         log_n = [sum(map(math.log, self.controller.token_choices()[: len(child)])) or 1.0 for child in children]
@@ -171,7 +170,7 @@ class PolicyGradient:
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
-        """These sequences, the best first: by R of their mean reward, and tau log pi, the policy's estimate of R."""
+        """These sequences, the best first: by R of their mean reward + tau log pi, which is a smoothed R - b."""
         log_prob, tau = self.score(list(rewards))
         value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + tau * log_prob
         return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]

@@ -90,7 +90,7 @@ def claims() -> dict[str, list[str]]:
             f"with {1 - found_fashion['parameters'] / largest['parameters']:.0%} fewer parameters",
             f"Each of the {replays} replays samples and picks what its search did",
             "{} of {} children that were trained again".format(*again),
-            f"A child takes {seconds:.1f} core-seconds on average over {len(PANEL)} architectures",
+            f"a child takes {seconds:.1f} core-seconds on average over {len(PANEL)} architectures",
             f"Those of the default search took {read('scaling.json')['mean_seconds']:.1f}",
             "of 100, {} are children and {} are finalists'".format(*spend(100)),
             "search took {} minutes and random search {}".format(*minutes),
@@ -214,7 +214,7 @@ def test_what_is_said_of_large_spaces_is_so():
 
 
 def test_readme_shows_what_the_program_printed():
-    shown = re.search(r"Some of the output.*?:\n\n```\n(.*?)```", TEXT["README.md"], re.DOTALL)[1].splitlines()
+    shown = re.search(r"The search ends like this:\n\n```\n(.*?)```", TEXT["README.md"], re.DOTALL)[1].splitlines()
     printed = (RESULTS / "mnist" / "report.txt").read_text().splitlines()
     assert len(shown) == 8 and set(shown) <= set(printed)
 

@@ -118,7 +118,7 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     others = ("onnx", "nas-bench-macro", "preparation.json", "optuna")  # need other packages or files
     blocks = [block for block in blocks if not any(other in block for other in others)]
-    assert len(blocks) == 7
+    assert len(blocks) == 6
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", "\n".join(blocks)]
     result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
