@@ -93,7 +93,8 @@ def compare(args: argparse.Namespace, settings: dict, data: Data, found: Archite
         row |= {"seconds_of_a_step": seconds[row["architectures"][0]]} if name in READY_MADE else {}
         row |= statistics_of("top1", [next(finals) for _ in group])
         which = row["architectures"][0] if len(row["architectures"]) == 1 else "a training each"
-        accuracy = f"{row['top1_mean']:.2%} ± {100 * row['top1_std']:.2f} (n = {len(group)})"
+        spread = f" ± {100 * row['top1_std']:.2f}" if len(group) > 1 else ""
+        accuracy = f"{row['top1_mean']:.2%}{spread} (n = {len(group)})"
         print(f"  {name:<18} {which:<18} {accuracy}   {row['parameters']:,.0f} parameters   {row['epochs']:.3g} epochs")
         rows.append(row)
     return rows
