@@ -29,9 +29,9 @@ LAYERS = [str(SmallSpace(1).decode(layer)) for layer in itertools.product(range(
 OUTSIDE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.08), "ncols": 3, "fontsize": "small", "frameon": False}
 
 
-def band(axes: plt.Axes, x: list, mean: list, ci: list, **style) -> None:
-    """A line of fractions in %, with its 95 % interval."""
-    mean, ci = 100 * np.array(mean), 100 * np.array(ci)
+def band(axes: plt.Axes, x: list, mean: list, ci: list, scale: float = 100, **style) -> None:
+    """A line of fractions in %, or of other values times `scale`, with its 95 % interval."""
+    mean, ci = scale * np.array(mean), scale * np.array(ci)
     (line,) = axes.plot(x, mean, **style)
     axes.fill_between(x, mean - ci, mean + ci, color=line.get_color(), alpha=0.2, lw=0)
 
@@ -89,9 +89,7 @@ def large_spaces() -> None:
         result = json.loads((RESULTS / f"search_quality_{name}.json").read_text())
         for method, colour in METHODS.items():
             curves = result["methods"][method]["curves"]
-            mean, ci = np.array(curves["truth"]), np.array(curves["truth_ci"])
-            axes.plot(result["grid"], mean, color=colour, label=method)
-            axes.fill_between(result["grid"], mean - ci, mean + ci, color=colour, alpha=0.2, lw=0)
+            band(axes, result["grid"], curves["truth"], curves["truth_ci"], scale=1, color=colour, label=method)
         axes.set(xlabel="evaluations", title=title)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("value of the pick, standard deviations")
