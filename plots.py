@@ -45,7 +45,7 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], best: dict) -> None
     window = min(len(rows), max(5, len(rows) // 10))
     running_mean = np.convolve(accuracy, np.ones(window) / window, "valid")
     axes = figure.subplots()
-    low, _ = axes.set_ylim(*shown_range(accuracy))
+    low, _ = axes.set_ylim(*shown_range(np.append(accuracy, 100 * best["val_accuracy"])))
     axes.plot(children, accuracy, ".", color="0.6", label="child")
     if len(below := children[accuracy < low]):
         axes.plot(below, [low] * len(below), "v", color="0.6", clip_on=False, label="child below")

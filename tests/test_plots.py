@@ -21,7 +21,7 @@ def uniform(space, num_tokens: int) -> list[list[float]]:
 
 def test_the_upper_panel_shows_children_their_mean_and_the_best_network(tmp_path):
     """Numbered as in the report; a line for the mean of the first, to compare with."""
-    space, best = SmallSpace(), {"child": 27, "val_accuracy": 0.925}
+    space, best = SmallSpace(), {"child": 27, "val_accuracy": 0.935}  # the mean of two trainings
     figure = plots.plot_search(rows(30), best, space.tokens, [uniform(space, 6)] * 7, "title")
     figure.savefig(tmp_path / "search.png")
     axes = figure.axes[0]
@@ -30,7 +30,7 @@ def test_the_upper_panel_shows_children_their_mean_and_the_best_network(tmp_path
     np.testing.assert_allclose(children.get_xydata(), [(i, 90 + i / 10) for i in range(30)])
     assert mean.get_xydata()[-1] == pytest.approx((29, 92.7)) and len(mean.get_xydata()) == 26  # of five
     assert set(first.get_ydata()) == {mean.get_ydata()[0]} and mean.get_ydata()[0] == pytest.approx(90.2)
-    assert star.get_xydata().tolist() == [[27, 92.5]]
+    assert star.get_xydata().tolist() == [[27, 93.5]] and axes.get_ylim()[1] > 93.5
     for cell, choices in zip(figure.axes[1:4], ("357", ["8", "16", "32"], "012"), strict=True):
         assert [text.get_text() for text in cell.get_legend().get_texts()] == list(choices)
 
