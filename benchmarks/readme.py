@@ -194,7 +194,15 @@ def staleness(kind: str) -> str:
     return table(["lag for", *(f"{budget} children" for budget in m["budgets"])], rows)
 
 
-TABLES = {f.__name__: f for f in (references, answer, tests, policy, windows, recipes)}
+def lags() -> str:
+    """What the controller hands over by its update lag, two children an update."""
+    methods = methods_of("nasbench_macro_lags")
+    budgets = list(methods["lag 0"]["budgets"])
+    rows = [[m, *(interval(of["budgets"][b]["found"], digits=2) for b in budgets)] for m, of in methods.items()]
+    return table(["", *(f"{budget} children" for budget in budgets)], rows)
+
+
+TABLES = {f.__name__: f for f in (references, answer, tests, policy, windows, recipes, lags)}
 TABLES |= {"searches": partial(searches, SEARCHES), "fashion": partial(searches, FASHION)}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}

@@ -15,7 +15,7 @@ from test_workers import add_to_shared, die, die_once, fail, run_out_of_memory, 
 from utils import read_ledger
 from workers import Cluster, TaskFailed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 SEARCH = ["--num_children", "14", "--train_images", "2000", "--num_finalists", "0", "--children_per_update", "3"]
 
 

@@ -216,10 +216,11 @@ def test_what_is_said_of_large_spaces_is_so():
         assert abs(space["paper's controller"]["last_40"]["truth"]) < 0.1
 
 
-def test_readme_shows_what_the_program_printed():
-    shown = re.search(r"Some of the output of both:\n\n```\n(.*?)```", TEXT["README.md"], re.DOTALL)[1].splitlines()
-    printed = (RESULTS / "mnist" / "report.txt").read_text().splitlines()
-    assert len(shown) == 8 and set(shown) <= set(printed)
+@pytest.mark.parametrize(("page", "search", "lines"), [("README.md", "mnist", 8), ("own_data.md", "digits", 7)])
+def test_pages_show_what_the_program_printed(page, search, lines):
+    shown = re.search(r"Some of the output of both:\n\n```\n(.*?)```", TEXT[page], re.DOTALL)[1].splitlines()
+    printed = (RESULTS / search / "report.txt").read_text().splitlines()
+    assert len(shown) == lines and set(shown) <= set(printed)
 
 
 def test_the_first_page_is_short():

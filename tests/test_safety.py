@@ -245,12 +245,12 @@ def test_a_second_search_in_a_running_ones_folder_stops_and_a_dead_ones_lock_doe
 
 def test_a_full_disk_is_one_line_and_the_ledger_stays_readable(tmp_path):
     full = os.environ | {"STAND_IN_LARGEST_FILE": "4000"}
-    code, _, errors = Search(tmp_path / "run", "--num_children", "150", env=full).end()
+    code, _, errors = Search(tmp_path / "run", "--num_children", "40", env=full).end()
     assert code == 2 and "File too large" in errors and len(errors.splitlines()) == 1
     rows, whole = read_ledger(tmp_path / "run" / "children.jsonl")
     assert rows and whole > 3000
-    code, output, _ = Search(tmp_path / "run", "--num_children", "150").end()  # space again
-    assert code == 0 and "150 trained" in output
+    code, output, _ = Search(tmp_path / "run", "--num_children", "40").end()  # space again
+    assert code == 0 and "40 trained" in output
 
 
 @pytest.mark.parametrize("run_dir", ["/proc/run", "/dev/null/run"])

@@ -118,18 +118,18 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     others = ("onnx", "nas-bench-macro", "preparation.json", "optuna")  # need other packages or files
     blocks = [block for block in blocks if not any(other in block for other in others)]
-    assert len(blocks) == 6
+    assert len(blocks) == 7
+    (tmp_path / "data").symlink_to(ROOT / "data")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", "\n".join(blocks)]
     result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
-    assert (
-        "update 4: mean reward" in result.stdout and "mean reward 1" in result.stdout
-    )  # README's, and REINFORCE: > 10
+    assert "update 4: mean reward" in result.stdout and "mean reward 1" in result.stdout  # README's; REINFORCE's, > 10
+    assert (tmp_path / "digits" / "7" / "0.png").exists()  # as the page of own data says
 
 
 def draw_shapes(root: Path, n: int) -> None:
-    """Colour pictures of 40 x 40 pixels: a circle, a square or a triangle somewhere on noise, `n` of each."""
+    """Colour pictures of 20 x 20 pixels: a circle, a square or a triangle somewhere on noise, `n` of each."""
     draws = {
         "circle": lambda draw, x, y, r, fill: draw.ellipse((x - r, y - r, x + r, y + r), fill),
         "square": lambda draw, x, y, r, fill: draw.rectangle((x - r, y - r, x + r, y + r), fill),
@@ -139,8 +139,8 @@ def draw_shapes(root: Path, n: int) -> None:
     for name, draw in draws.items():
         (root / name).mkdir(parents=True)
         for i in range(n):
-            image = Image.fromarray(rng.integers(0, 120, (40, 40, 3), dtype=np.uint8))
-            x, y, r = map(int, rng.integers((12, 12, 7), (28, 28, 11)))
+            image = Image.fromarray(rng.integers(0, 120, (20, 20, 3), dtype=np.uint8))
+            x, y, r = map(int, rng.integers((7, 7, 4), (13, 13, 7)))
             draw(ImageDraw.Draw(image), x, y, r, tuple(map(int, rng.integers(100, 256, 3))))
             image.save(root / name / f"{i}.png")
 
@@ -150,7 +150,7 @@ def test_own_pictures_end_to_end(tmp_path):
     searched = command("--dataset", "my shapes", "--num_children", "2", cwd=tmp_path)
     assert searched.returncode == 0, searched.stderr
     assert (
-        "3 classes (circle, square, triangle), images of 3 x 40 x 40, 168 to train on, 72 for validation, 60 for"
+        "3 classes (circle, square, triangle), images of 3 x 20 x 20, 168 to train on, 72 for validation, 60 for"
         in searched.stdout
     )
     run_dir = tmp_path / "runs" / "my shapes"
@@ -180,7 +180,8 @@ def test_one_and_two_workers_give_the_same_ledger(tmp_path):
 
 def test_the_papers_space_and_recipe_end_to_end(tmp_path):
     flags = ["--space", "paper", "--strides", "True", "--child_recipe", "paper", "--child_epochs", "2"]
-    result = command(*flags, "--run_dir", "run", *SMALL, "--reward_exponent", "3", cwd=tmp_path)
+    flags += [*SMALL[:2], "--num_children", "2", "--reward_exponent", "3"]
+    result = command(*flags, "--run_dir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = rows_without_seconds(tmp_path / "run")
     space = PaperSpace(2, strides=True)
