@@ -135,6 +135,7 @@ class Recipe:
     label_smoothing: float = 0.1
     shift: int = 0  # augmentation: images are moved by up to so many pixels in both directions
     flip: bool = False  # augmentation: images are mirrored with probability 1/2
+    both_sides: bool = False  # a prediction is the mean of those for an image and for its mirror image
     best_of: int = 1  # the accuracy is the best one after each of the last so many epochs
 
 
@@ -197,7 +198,7 @@ def train_child(
             images_seen += batch_size
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
         if rest == 0 and epochs_left < recipe.best_of:
-            measured.append(measure(child, held_out))
+            measured.append(measure(child, held_out, recipe.both_sides))
 
     accuracy, top5_accuracy = max(measured)
     return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)
@@ -307,11 +308,17 @@ def flip_images(pixels: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
 
 
+def predict(child: nn.Module, pixels: Tensor, both_sides: bool = False) -> Tensor:
+    """Logits (B, classes) of uint8 pixels (B, C, H, W), or the mean of theirs and their mirror images'."""
+    logits = child(normalize(pixels))
+    return (logits + child(normalize(pixels.flip(3)))) / 2 if both_sides else logits
+
+
 @torch.inference_mode()
-def measure(child: Child, images: Images) -> tuple[float, float]:
+def measure(child: Child, images: Images, both_sides: bool = False) -> tuple[float, float]:
     """Top-1 and top-5 accuracy of a child, 0 to 1, with batch norm's running statistics."""
     child.eval()
-    logits = torch.cat([child(normalize(pixels)) for pixels in images.pixels.split(500)])
+    logits = torch.cat([predict(child, pixels, both_sides) for pixels in images.pixels.split(500)])
     child.train()
     return top_k_accuracy(logits, images.labels, 1), top_k_accuracy(logits, images.labels, 5)
 

@@ -147,20 +147,23 @@ def plot_architecture(architecture: Architecture, title: str) -> Figure:
     labels = ["image"]
     for layer in architecture.layers:
         stride = layer.conv.get("stride", (1, 1))
-        stride = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
-        labels.append("{} x {}\n{} filters{}".format(*layer.conv["kernel_size"], layer.filters, stride))
+        more = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
+        more += f"\npadding {layer.conv['padding'][0]}" if layer.pool else ""  # else the one that keeps the size
+        labels.append("{} x {}\n{} filters{}".format(*layer.conv["kernel_size"], layer.filters, more))
     labels.append("classifier")
-    figure = Figure(figsize=(max(7, 1.3 * len(labels)), 3))
+    arrows = [(j, end) for end, layer in enumerate(architecture.layers, start=1) for j in layer.inputs]
+    arrows += [(j, len(labels) - 1) for j in architecture.outputs]
+    half = 0.5 + max(min(0.2 * (end - start), 1) * (end > start + 1) for start, end in arrows)  # of the height
+    figure = Figure(figsize=(max(7, 1.3 * len(labels)), 2.4 * half))
     axes = figure.subplots()
     style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": {"boxstyle": "round", "fc": "0.93"}}
     boxes = [axes.text(x, 0, label, **style) for x, label in enumerate(labels)]
-    for end, starts in enumerate([*(layer.inputs for layer in architecture.layers), architecture.outputs], start=1):
-        for start in starts:
-            bend = 0 if end == start + 1 else min(0.4, 2 / (end - start)) * (-1) ** (end % 2)
-            style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": f"C{start % 10}"}
-            patches = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch()}
-            axes.annotate("", (end, 0), (start, 0), arrowprops=style | patches)
-    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-1.2, 1.2), title=title)
+    for start, end in arrows:
+        bend = 0 if end == start + 1 else min(0.4, 2 / (end - start)) * (-1) ** (end % 2)
+        style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": f"C{start % 10}"}
+        patches = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch()}
+        axes.annotate("", (end, 0), (start, 0), arrowprops=style | patches)
+    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-half, half), title=title)
     axes.axis("off")
     return figure
 

@@ -84,9 +84,8 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     figures = {"search.png": plots.plot_search(ordered, best, run.space.tokens, shares, title)}
     noise = noise_of_accuracy(ranking, run.data)
     figures["front.png"] = plots.plot_front(with_finalists(rows, ranking), best, noise, title)
-    if args.space == "paper":
-        title = "the best network, each arrow in the colour of its source"
-        figures["best.png"] = plots.plot_architecture(parse_architecture(best["architecture"]), title)
+    found = parse_architecture(best["architecture"])
+    figures["best.png"] = plots.plot_architecture(found, "the best network, each arrow in the colour of its source")
     for name, figure in figures.items():
         figure.savefig(args.run_dir / name)
 

@@ -27,6 +27,7 @@ from model import (
     on_device,
     one_cycle,
     orthogonalize,
+    predict,
     shift_images,
     summarize,
     top_k_accuracy,
@@ -472,6 +473,19 @@ def test_measuring_normalises_the_images_in_evaluation_mode():
     expected = (ranks < 1).sum().item() / 1203, (ranks < 5).sum().item() / 1203
     assert measure(echo, Images(pixels.to(torch.uint8)[:, None, None], labels)) == expected
     assert echo.training and 0 < expected[0] < expected[1] < 1
+
+
+def test_a_prediction_from_both_sides_is_the_mean_of_both():
+    class Left(torch.nn.Module):
+        def forward(self, images):
+            return images[:, 0, 0, :3]
+
+    pixels = torch.tensor([[9, 5, 8, 0, 0], [0, 0, 7, 0, 9]], dtype=torch.uint8)[:, None, None]
+    torch.testing.assert_close(predict(Left(), pixels), normalize(pixels)[:, 0, 0, :3])
+    expected = torch.tensor([[4.5, 2.5, 8.0], [4.5, 0.0, 7.0]]) / 127.5 - 1
+    torch.testing.assert_close(predict(Left(), pixels, both_sides=True), expected)
+    images = Images(pixels, torch.tensor([0, 2]))
+    assert measure(Left(), images)[0] == 1 and measure(Left(), images, both_sides=True)[0] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -388,6 +388,12 @@ def test_recalls_are_those_of_each_class():
         return torch.stack([-x[:, 0, 0, 0], -2 + 0 * x[:, 0, 0, 0], x[:, 0, 0, 0]], 1)
 
     assert evaluation.confused(child, data) == [[1, 0, 0], [0, 0, 0], [1, 0, 3]]
+    sides = datasets.Images(
+        torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).view(2, 1, 1, 2), torch.tensor([0, 2])
+    )
+    assert evaluation.confused(child, data._replace(held_out=sides)) == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+    grey = evaluation.confused(child, data._replace(held_out=sides), both_sides=True)
+    assert grey == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]  # the mean of black and white is a tie: the first of both
 
 
 def test_confusions_are_drawn_with_any_names(tmp_path):

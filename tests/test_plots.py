@@ -92,3 +92,6 @@ def test_every_skip_connection_is_an_arrow():
     arrows = [text for text in figure.axes[0].texts if hasattr(text, "arrow_patch")]
     assert len(arrows) == 1 + 1 + 2 + 1  # image, 1; 1, 2; 1 and 2, 3; 3, classifier
     assert "3 x 5\n36 filters\nstride 2 x 1" in [text.get_text() for text in figure.axes[0].texts]
+    figure = plots.plot_architecture(parse_architecture("k5f8p2-k3f16p0"), "title")
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels[:4] == ["image", "5 x 5\n8 filters\npadding 2", "3 x 3\n16 filters\npadding 0", "classifier"]

@@ -3,6 +3,7 @@
 The program runs in this process; only the training of a network is replaced, by a function that notes its arguments.
 """
 
+import argparse
 import itertools
 import json
 import re
@@ -137,7 +138,7 @@ def test_a_final_training_uses_all_training_images_and_is_measured_on_the_test_i
     for training in trainings:
         assert torch.equal(training["data"].train.labels, torch.arange(60_000))
         assert training["data"].held_out.labels.tolist() == [TEST_LABEL] * 100
-        assert training["recipe"] == replace(EVALUATION, epochs=4) and training["text"] == "k3f8p0"
+        assert training["recipe"] == EVALUATION and training["text"] == "k3f8p0"
     result = json.loads(Path("run/evaluation-k3f8p0.json").read_text())
     accuracies = [0.5 + training["seed"] % 997 / 2000 for training in trainings]
     assert result["top1"] == accuracies and result["top1_mean"] == pytest.approx(sum(accuracies) / 3)
@@ -244,6 +245,17 @@ def test_the_recipe_of_the_flags_reaches_the_children(trainings, flags, recipe):
     trainings.clear()
     train.main(["--mode", "evaluate", "--eval_epochs", "7", "--num_seeds", "1", *flags[: 2 * ("paper" in flags)]])
     assert trainings[0]["recipe"] == replace(PAPER_RECIPE if "paper" in flags else EVALUATION, epochs=7, best_of=1)
+
+
+def test_only_what_is_the_same_in_a_mirror_is_mirrored():
+    for dataset, child_recipe, mirrored in [
+        ("FashionMNIST", "fast", True), ("CIFAR10", "fast", True), ("MNIST", "fast", False), ("KMNIST", "fast", False),
+        ("FashionMNIST", "paper", False),
+    ]:  # fmt: skip
+        args = argparse.Namespace(child_recipe=child_recipe, dataset=dataset, eval_epochs=None)
+        expected = PAPER_RECIPE if child_recipe == "paper" else EVALUATION
+        expected = replace(expected, flip=expected.flip or mirrored, both_sides=mirrored, best_of=1)
+        assert evaluation.final_recipe(args, {}, None) == expected
 
 
 def test_the_gpu_reaches_the_children(trainings, monkeypatch):
@@ -515,7 +527,7 @@ def test_networks_above_the_limits_are_not_trained(trainings, capsys):
     assert len(sizes) == len(some["top1"]) == 10 and all(size["parameters"] <= 60_000 for size in sizes.values())
     assert some["architectures"] == texts[-14:-4] and "random networks" in capsys.readouterr().out
     assert texts[-4:] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2 and resnet["parameters"] == 11_181_642
-    assert lenet["epochs"] == some["epochs"] == 4
+    assert lenet["epochs"] == some["epochs"] == EVALUATION.epochs
     assert resnet["epochs"] == mobile["epochs"] == 2  # a step takes twice as long as the found network's
 
 
@@ -556,12 +568,14 @@ def test_the_noise_is_that_of_a_training_or_of_the_images_whichever_is_larger():
 @pytest.mark.parametrize("text", ["k5f8p1-k3f16p0", "c3x5f24s2x3-c1x3f36s1x2i1-c3x3f24i1.2-c3x1f24"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 24)])
 def test_an_exported_network_gives_the_same_logits(text, shape, tmp_path):
-    """In a process that has torch alone, for any number of images."""
+    """In a process that has torch alone, for any number of images; here of colour pictures from both sides."""
     torch.manual_seed(0)
+    both_sides = shape[0] == 3
     child = Child(parse_architecture(text), shape, 7)
     for norm in child.norms:
         torch.nn.init.normal_(norm.running_mean)
     saved = {"architecture": text, "image_shape": shape, "num_classes": 7, "state_dict": child.state_dict()}
+    saved["both_sides"] = both_sides
     (tmp_path / "best_child.pt2").write_bytes(evaluation.exported(utils.as_bytes(saved)))
     pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
     torch.save(pixels, tmp_path / "pixels.pt")
@@ -572,6 +586,8 @@ pixels = torch.load("pixels.pt")
 torch.save([network(pixels[:n]) for n in (1, 2, 5)], "logits.pt")
 """
     subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, timeout=600)
+    sides = [pixels, pixels[..., torch.arange(shape[2] - 1, -1, -1)]][: 1 + both_sides]
     with torch.no_grad():
+        expected = torch.stack([child.eval()(normalize(side)) for side in sides]).mean(0)
         for logits in torch.load(tmp_path / "logits.pt"):
-            torch.testing.assert_close(logits, child.eval()(normalize(pixels[: len(logits)])), rtol=0, atol=1e-4)
+            torch.testing.assert_close(logits, expected[: len(logits)], rtol=0, atol=1e-4)
