@@ -528,7 +528,7 @@ def test_networks_above_the_limits_are_not_trained(trainings, capsys):
     assert some["architectures"] == texts[-14:-4] and "random networks" in capsys.readouterr().out
     assert texts[-4:] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2 and resnet["parameters"] == 11_181_642
     assert lenet["epochs"] == some["epochs"] == EVALUATION.epochs
-    assert resnet["epochs"] == mobile["epochs"] == EVALUATION.epochs / 2  # a step takes twice as long as the found network's
+    assert resnet["epochs"] == mobile["epochs"] == EVALUATION.epochs / 2  # a step takes twice the time
 
 
 def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
