@@ -52,7 +52,7 @@ class Controller(nn.Module):
         if ANCHOR in self.num_choices:
             self.w_prev, self.w_curr = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(2))
             self.v = nn.Linear(hidden_size, 1, bias=False)
-        self.double()  # rounding must not flip a sampled token; before the next lines, whose numbers are rounded, too
+        self.double()  # rounding must not flip a sampled token; now, so that the weights below are drawn in float64
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)  # §4.1; the first policy is nearly uniform
 

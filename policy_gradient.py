@@ -42,7 +42,7 @@ class PolicyGradient:
     _: KW_ONLY
     children_per_update: int = 2  # m (§3.2)
     update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
-    lr: float = 0.02  # of Adam; with replay it falls as 1 / sqrt(1 + children / choices), the choices of all tokens
+    lr: float = 0.02  # of Adam; with replay divided by sqrt(1 + children / c), c: the choices of all tokens added up
     entropy_weight: float = 0.7  # what a uniform policy's entropy is worth, in standard deviations of R
     baseline_decay: float = 0.5  # of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
