@@ -38,8 +38,10 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], best: dict) -> None
     """Each child's accuracy, their running mean beside that of the first ones, and the best network.
 
     Nothing that is drawn as a line can rise unless children get better: a best so far or a mean of what the policy
-    remembers would rise on pure noise, too.
+    remembers would rise on pure noise, too. Failed children are marked, and are in no mean.
     """
+    failed = [row["child"] for row in rows if "error" in row]
+    rows = [row for row in rows if "error" not in row]
     children = np.array([row["child"] for row in rows])
     accuracy = 100 * np.array([row["val_accuracy"] for row in rows])
     window = min(len(rows), max(5, len(rows) // 10))
@@ -49,12 +51,14 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], best: dict) -> None
     axes.plot(children, accuracy, ".", color="0.6", label="child")
     if len(below := children[accuracy < low]):
         axes.plot(below, [low] * len(below), "v", color="0.6", clip_on=False, label="child below")
+    if failed:
+        axes.plot(failed, [low] * len(failed), "x", color="tab:red", clip_on=False, label="failed")
     axes.axhline(running_mean[0], color="tab:blue", ls=":", label=f"mean of the first {window}")
     axes.plot(children[window - 1 :], running_mean, color="tab:blue", label=f"mean of the latest {window}")
     axes.plot(best["child"], 100 * best["val_accuracy"], "*", color="tab:orange", ms=14, label="best network")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="children trained, in order of sampling", ylabel="validation accuracy, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=5, fontsize="medium", handlelength=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=6, fontsize="medium", handlelength=2)
 
 
 def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple], preferences: Sequence) -> None:

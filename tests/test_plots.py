@@ -35,6 +35,18 @@ def test_the_upper_panel_shows_children_their_mean_and_the_best_network(tmp_path
         assert [text.get_text() for text in cell.get_legend().get_texts()] == list(choices)
 
 
+def test_failed_children_are_marked_and_are_in_no_mean():
+    children = rows(30)
+    for child in (3, 28):
+        children[child] |= {"val_accuracy": 0.0, "error": "took longer than 1 seconds"}
+    figure = Figure()
+    plots.draw_accuracies(figure.subfigures(), children, children[29])
+    (axes,) = figure.axes
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert [child for child, _ in lines["failed"]] == [3, 28] and set(lines["failed"][:, 1]) == {axes.get_ylim()[0]}
+    assert axes.get_ylim()[0] > 89 and lines["mean of the latest 5"][-1] == pytest.approx((29, 92.62))
+
+
 def test_no_line_rises_on_noise():
     """Accuracies that nothing can be learned from, 40 times: every line ends where it began, on average."""
     rises = []
