@@ -16,7 +16,7 @@ from tqdm import tqdm
 import datasets
 import utils
 from datasets import Data, Preparation
-from model import PAPER_RECIPE, Child, Recipe, long_enough, predict, summarize, train_child
+from model import PAPER_RECIPE, Child, Recipe, long_enough, measure, on_device, predict, summarize, train_child
 from search_space import Architecture, parse_architecture
 from utils import InputError
 from workers import TaskFailed, Workers
@@ -51,7 +51,11 @@ def evaluate(args: argparse.Namespace) -> None:
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
     result |= data.preparation._asdict() | measured(finals, confusions)
     result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
-    result |= {"recipe": asdict(recipe), "device": device} | utils.environment(device)
+    result |= {
+        "recipe": asdict(recipe),
+        "both_sides": judged_from_both_sides(recipe),
+        "device": device,
+    } | utils.environment(device)
     args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
@@ -102,13 +106,18 @@ def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
     if recipe is EVALUATION and args.dataset in SAME_IN_A_MIRROR:
-        recipe = replace(recipe, flip=True, both_sides=True)
+        recipe = replace(recipe, flip=True)
     recipe = replace(recipe, best_of=1)  # the test set chooses none
     if args.eval_epochs is not None:
         return replace(recipe, epochs=args.eval_epochs)
     searched = settings.get("recipe", {}).get("epochs", 0)
     recipe = replace(recipe, epochs=max(recipe.epochs, searched))
     return recipe if args.dataset in datasets.BUILT_IN else long_enough(recipe, len(data.train.labels))
+
+
+def judged_from_both_sides(recipe: Recipe) -> bool:
+    """Whether predictions are means of those for an image and its mirror image: not for the paper's recipe."""
+    return recipe.flip and recipe.schedule != PAPER_RECIPE.schedule
 
 
 def statistics_of(name: str, finals: Sequence[dict]) -> dict:
@@ -157,13 +166,17 @@ def final_child(shared: tuple, index: int, job: tuple[Architecture, Recipe, int]
     """Runs in a worker process: train a network on all training images and measure it on the test images."""
     (data, images_seen), (architecture, recipe, seed) = shared, job
     trained = train_child(architecture, data, recipe, seed, device, images_seen[index])
-    accuracies = {"top1": trained.accuracy, "top5": trained.top5_accuracy}
+    accuracies, both_sides = {"top1": trained.accuracy, "top5": trained.top5_accuracy}, judged_from_both_sides(recipe)
+    if both_sides:
+        measured = measure(trained.child, on_device(data.held_out, device), both_sides)
+        accuracies = dict(zip(("top1", "top5"), measured, strict=True))
+        trained.child.eval()
     if callable(architecture):
         return accuracies
     saved = {"architecture": str(architecture), "state_dict": trained.child.cpu().state_dict()}
     saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
-    saved |= data.preparation._asdict() | {"both_sides": recipe.both_sides}
-    return accuracies | {"confusions": confused(trained.child, data, recipe.both_sides), "saved": utils.as_bytes(saved)}
+    saved |= data.preparation._asdict() | {"both_sides": both_sides}
+    return accuracies | {"confusions": confused(trained.child, data, both_sides), "saved": utils.as_bytes(saved)}
 
 
 @torch.inference_mode()

@@ -135,7 +135,6 @@ class Recipe:
     label_smoothing: float = 0.1
     shift: int = 0  # augmentation: images are moved by up to so many pixels in both directions
     flip: bool = False  # augmentation: images are mirrored with probability 1/2
-    both_sides: bool = False  # a prediction is the mean of those for an image and for its mirror image
     best_of: int = 1  # the accuracy is the best one after each of the last so many epochs
 
 
@@ -198,7 +197,7 @@ def train_child(
             images_seen += batch_size
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
         if rest == 0 and epochs_left < recipe.best_of:
-            measured.append(measure(child, held_out, recipe.both_sides))
+            measured.append(measure(child, held_out))
 
     accuracy, top5_accuracy = max(measured)
     return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)

@@ -40,7 +40,7 @@ def load_data(dataset: str) -> tuple[Data, Images]:
     return data, load_images(dataset, ROOT / "data", train=False)[0]
 
 
-def train_and_test(shared: tuple[Data, Images], text: str, recipe: Recipe, seed: int) -> dict:
+def train_and_test(shared: tuple[Data, Images], text: str, recipe: Recipe, seed: int, both_sides: bool = False) -> dict:
     """Train a child as a search does, and measure it on the test images beside; seconds of the core, not of the clock.
 
     Runs in a worker process.
@@ -49,4 +49,5 @@ def train_and_test(shared: tuple[Data, Images], text: str, recipe: Recipe, seed:
     started = time.process_time()
     trained = train_child(parse_architecture(text), data, recipe, seed)
     seconds = time.process_time() - started  # other work does not count
-    return {"val_accuracy": trained.accuracy, "test_accuracy": measure(trained.child, test)[0], "seconds": seconds}
+    accuracies = [measure(trained.child, images, both_sides)[0] for images in (data.held_out, test)]
+    return {"val_accuracy": accuracies[0], "test_accuracy": accuracies[1], "seconds": seconds}

@@ -27,19 +27,19 @@ TWO, THREE = "k3f32p2-k5f32p1", "k3f32p1-k3f32p1-k3f32p1"
 DEPTHS = {"3 layers": THREE, "4 layers": f"{THREE}-k3f32p1", "5 layers": f"{THREE}-k3f32p1-k3f32p1"}
 
 
-def trainings(dataset: str) -> dict[str, tuple[str, Recipe]]:
-    """What is tried on a data set: a network and a recipe."""
+def trainings(dataset: str) -> dict[str, tuple[str, Recipe, bool]]:
+    """What is tried on a data set: a network, a recipe, and whether it is judged from both sides."""
     mirrored = dataset in SAME_IN_A_MIRROR
-    base = replace(EVALUATION, flip=mirrored, both_sides=mirrored)
+    base = replace(EVALUATION, flip=mirrored)
     tried = {f"{n} epochs": (TWO, replace(base, epochs=n)) for n in (1, 2, 4, 8, 16)}
     tried |= {"no shifts": (TWO, replace(base, shift=0)), "shifts by 2": (TWO, replace(base, shift=2))}
     tried["no label smoothing"] = (TWO, replace(base, label_smoothing=0))
     tried["half the learning rates"] = (TWO, replace(base, lr=base.lr / 2, filter_lr=base.filter_lr / 2))
+    tried |= {f"{depth}, {n} epochs": (a, replace(base, epochs=n)) for depth, a in DEPTHS.items() for n in (8, 16)}
+    tried = {name: (*training, mirrored) for name, training in tried.items()}
     if mirrored:
-        tried["not mirrored"] = (TWO, replace(base, flip=False, both_sides=False))
-        tried["judged from one side"] = (TWO, replace(base, both_sides=False))
-    for depth, text in DEPTHS.items():
-        tried |= {f"{depth}, {n} epochs": (text, replace(base, epochs=n)) for n in (8, 16)}
+        tried["not mirrored"] = (TWO, replace(base, flip=False), False)
+        tried["judged from one side"] = (TWO, base, False)
     return tried
 
 
@@ -57,7 +57,10 @@ def train() -> None:
             if new:
                 writer.writerow(COLUMNS)
             running = {
-                workers.submit(workers.run, train_and_test, *tried[name], child_seed(seed, name)): (name, seed)
+                workers.submit(workers.run, train_and_test, *tried[name][:2], child_seed(seed, name), tried[name][2]): (
+                    name,
+                    seed,
+                )
                 for name, seed in jobs
             }
             for future in tqdm(as_completed(running), total=len(running), unit="training", desc=dataset):

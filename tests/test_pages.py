@@ -62,6 +62,8 @@ def claims() -> dict[str, list[str]]:
     tested = {row["name"]: row for row in read("mnist", "evaluation.json")["references"]}
     ready_made = [tested[name] for name in ("ResNet-18", "MobileNetV3-small")]
     largest = next(row for row in found_fashion["references"] if row["name"] == "largest network")
+    two = read("fashionmnist", "evaluation.json")
+    minutes = (two["seconds"] + read("fashionmnist", "time.json")["wall"]) / 60
     replays = sum(run["replay_is_the_same"] for run in live)
     again = [sum(run[key] for run in live) for key in ("equal", "trained_again")]
     seconds = 3600 * speed["cores"] / speed["children_per_hour"]
@@ -75,6 +77,7 @@ def claims() -> dict[str, list[str]]:
     before_and_after = read("search_time.json")
     waiting = next(row for row in read("scaling.json")["simulated"]["lag 0"] if row["workers"] == 800)
     return {
+        "README.md": [f"the network that it found: {two['top1_mean']:.2%} of the test images"],
         "results.md": [
             f"over {n['mnist']} searches",
             f"The best {fresh} networks of the two small tables",
@@ -94,6 +97,10 @@ def claims() -> dict[str, list[str]]:
             "{:.2f} and {:.1f} epochs".format(*(row["epochs"] for row in ready_made)),
             f"Each of the {replays} replays samples and picks what its search did",
             "{} of {} children that were trained again".format(*again),
+            f"finds `{two['architecture']}`, with {two['parameters']:,} parameters. Trained for "
+            f"{two['recipe']['epochs']:.0f} epochs on all images it has {100 * two['top1_mean']:.2f} ± "
+            f"{100 * two['top1_std']:.2f}% on the test images",
+            f"both commands together take {minutes:.0f} minutes",
             f"a child takes {seconds:.1f} core-seconds on average over {len(PANEL)} architectures",
             f"Those of the default search took {read('scaling.json')['mean_seconds']:.1f}",
             "of 100, {} are children and {} are finalists'".format(*spend(100)),

@@ -254,8 +254,9 @@ def test_only_what_is_the_same_in_a_mirror_is_mirrored():
     ]:  # fmt: skip
         args = argparse.Namespace(child_recipe=child_recipe, dataset=dataset, eval_epochs=None)
         expected = PAPER_RECIPE if child_recipe == "paper" else EVALUATION
-        expected = replace(expected, flip=expected.flip or mirrored, both_sides=mirrored, best_of=1)
-        assert evaluation.final_recipe(args, {}, None) == expected
+        recipe = evaluation.final_recipe(args, {}, None)
+        assert recipe == replace(expected, flip=expected.flip or mirrored, best_of=1)
+        assert evaluation.judged_from_both_sides(recipe) == mirrored
 
 
 def test_the_gpu_reaches_the_children(trainings, monkeypatch):
