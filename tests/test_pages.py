@@ -77,7 +77,7 @@ def claims() -> dict[str, list[str]]:
     before_and_after = read("search_time.json")
     waiting = next(row for row in read("scaling.json")["simulated"]["lag 0"] if row["workers"] == 800)
     return {
-        "README.md": [f"the network that it found: {two['top1_mean']:.2%} of the test images"],
+        "README.md": [f"the network it found ([{two['top1_mean']:.2%} on test images]"],
         "results.md": [
             f"over {n['mnist']} searches",
             f"The best {fresh} networks of the two small tables",
