@@ -1,12 +1,20 @@
 """What the benchmarks share: a panel of architectures, the data, and one child measured on validation and test images."""
 
+import csv
 import math
 import time
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
 
 from datasets import Data, Images, in_shared_memory, load_images, search_data
 from model import Recipe, measure, train_child
 from search_space import parse_architecture
-from utils import ROOT
+from utils import ROOT, usable_cores
+from workers import Workers
 
 RESULTS = ROOT / "results"
 PANEL = (  # of the 729: the smallest, the largest, and a spread between
@@ -49,5 +57,26 @@ def train_and_test(shared: tuple[Data, Images], text: str, recipe: Recipe, seed:
     started = time.process_time()
     trained = train_child(parse_architecture(text), data, recipe, seed)
     seconds = time.process_time() - started  # other work does not count
-    accuracies = [measure(trained.child, images, both_sides)[0] for images in (data.held_out, test)]
-    return {"val_accuracy": accuracies[0], "test_accuracy": accuracies[1], "seconds": seconds}
+    accuracy = measure(trained.child, data.held_out, True)[0] if both_sides else trained.accuracy
+    tested = measure(trained.child, test, both_sides)[0]
+    return {"val_accuracy": accuracy, "test_accuracy": tested, "seconds": seconds}
+
+
+def train_missing(file: Path, columns: Sequence[str], dataset: str, jobs: dict[tuple, tuple]) -> None:
+    """Run `train_and_test` on each job's arguments; a row, its key and the numbers, is written when each has ended."""
+    with Workers(usable_cores(), load_data(dataset)) as workers, file.open("a", newline="") as rows:
+        writer = csv.writer(rows, lineterminator="\n")
+        if not rows.tell():
+            writer.writerow(columns)
+        running = {workers.submit(workers.run, train_and_test, *job): key for key, job in jobs.items()}
+        for future in tqdm(as_completed(running), total=len(running), unit="training", desc=dataset):
+            row = future.result()
+            numbers = (round(row[column], 6) for column in ("val_accuracy", "test_accuracy", "seconds"))
+            writer.writerow([*running[future], *numbers, torch.backends.cpu.get_cpu_capability()])
+            rows.flush()
+
+
+def read_rows(file: Path, *key: str) -> dict[tuple, dict]:
+    """The rows of such a file by the columns of `key` and the seed."""
+    rows = csv.DictReader(file.open()) if file.exists() else ()
+    return {(*(row[column] for column in key), int(row["seed"])): row for row in rows}

@@ -2,23 +2,17 @@
 
 python -m benchmarks.final_training      (goes on where it stopped)
 
-Each training is on the images of a search. What `--mode evaluate` does was chosen on the validation images, and the test
-images stand beside. Seconds are those of the core. Writes results/final_training.csv and its summary.
+Each training is on the images of a search, and measured on the validation images; the test images stand beside. Seconds
+are those of the core. Writes results/final_training.csv and its summary.
 """
 
-import csv
 import statistics
-from concurrent.futures import as_completed
 from dataclasses import replace
 
-import torch
-from tqdm import tqdm
-
-from benchmarks.common import RESULTS, load_data, train_and_test
+from benchmarks.common import RESULTS, read_rows, train_missing
 from evaluation import EVALUATION, SAME_IN_A_MIRROR
 from model import Recipe
-from utils import child_seed, environment, usable_cores, write_json
-from workers import Workers
+from utils import child_seed, environment, write_json
 
 FILE = RESULTS / "final_training.csv"
 COLUMNS = ("dataset", "change", "architecture", "seed", "val_accuracy", "test_accuracy", "seconds", "instruction_set")
@@ -44,42 +38,22 @@ def trainings(dataset: str) -> dict[str, tuple[str, Recipe, bool]]:
 
 
 def train() -> None:
-    """Train what the file lacks, the first seeds first; each row is written as it ends."""
-    done = read()
+    """Train what the file lacks, the first seeds first."""
+    done = read_rows(FILE, "dataset", "change")
     for dataset in ("FashionMNIST", "MNIST"):
-        tried = trainings(dataset)
-        jobs = [(name, seed) for seed in range(SEEDS) for name in tried if (dataset, name, seed) not in done]
-        if not jobs:
-            continue
-        new = not FILE.exists()
-        with Workers(usable_cores(), load_data(dataset)) as workers, FILE.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(COLUMNS)
-            running = {
-                workers.submit(workers.run, train_and_test, *tried[name][:2], child_seed(seed, name), tried[name][2]): (
-                    name,
-                    seed,
-                )
-                for name, seed in jobs
-            }
-            for future in tqdm(as_completed(running), total=len(running), unit="training", desc=dataset):
-                name, seed = running[future]
-                numbers = [round(future.result()[column], 6) for column in COLUMNS[4:7]]
-                capability = torch.backends.cpu.get_cpu_capability()
-                writer.writerow([dataset, name, tried[name][0], seed, *numbers, capability])
-                file.flush()
-
-
-def read() -> dict[tuple[str, str, int], dict]:
-    """The rows of the file, by data set, change and seed."""
-    rows = csv.DictReader(FILE.open()) if FILE.exists() else ()
-    return {(row["dataset"], row["change"], int(row["seed"])): row for row in rows}
+        jobs = {
+            (dataset, change, text, seed): (text, recipe, child_seed(seed, change), both_sides)
+            for seed in range(SEEDS)
+            for change, (text, recipe, both_sides) in trainings(dataset).items()
+            if (dataset, change, seed) not in done
+        }
+        if jobs:
+            train_missing(FILE, COLUMNS, dataset, jobs)
 
 
 def summarize() -> dict:
     """Mean accuracies and seconds of each kind of training, by data set."""
-    rows, result = read(), {}
+    rows, result = read_rows(FILE, "dataset", "change"), {}
     for dataset, change, _ in rows:
         some = [row for key, row in rows.items() if key[:2] == (dataset, change)]
         means = {column: statistics.fmean(float(row[column]) for row in some) for column in COLUMNS[4:7]}

@@ -1,4 +1,4 @@
-"""How much does a reward say? 50 networks, trained as `--mode evaluate` does, judge the recipes that a search could use.
+"""How much does a reward say? 50 networks, trained for four epochs, judge the recipes that a search could use.
 
     python -m benchmarks.reward_fidelity      four hours on two cores; goes on where it stopped
 
@@ -10,17 +10,13 @@ ways round). Writes results/reward_fidelity.csv (a row a training) and results/r
 """
 
 import csv
-from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from benchmarks.common import RESULTS, load_data, train_and_test
+from benchmarks.common import RESULTS, read_rows, train_missing
 from model import Recipe
-from utils import child_seed, environment, usable_cores, write_json
-from workers import Workers
+from utils import child_seed, environment, write_json
 
 FILE = RESULTS / "reward_fidelity.csv"
 JUDGE = "final"  # the mean of its trainings is what a reward should tell
@@ -61,29 +57,13 @@ def panel() -> dict[str, str]:
 
 
 def train() -> None:
-    """Train what the file lacks, half of the judge's trainings last; each row is written as it ends."""
-    groups, done = panel(), set(read())
+    """Train what the file lacks, half of the judge's trainings last."""
+    groups, done = panel(), set(read_rows(FILE, "recipe", "architecture"))
     jobs = [(name, a, s) for name, n in NUM_SEEDS.items() for s in range(n) for a in groups]
     jobs = sorted(set(jobs) - done, key=lambda job: (job[2] >= 2, job[0] != JUDGE, job[2], jobs.index(job)))
-    with Workers(usable_cores(), load_data("MNIST")) as workers, open(FILE, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if not done:
-            writer.writerow(COLUMNS)
-        running = {
-            workers.submit(workers.run, train_and_test, a, RECIPES[name], child_seed(s, a)): (name, a, s)
-            for name, a, s in jobs
-        }
-        for future in tqdm(as_completed(running), total=len(running), unit="training"):
-            name, a, s = running[future]
-            numbers = (round(future.result()[column], 6) for column in ("val_accuracy", "test_accuracy", "seconds"))
-            writer.writerow([groups[a], name, a, s, *numbers, torch.backends.cpu.get_cpu_capability()])
-            file.flush()
-
-
-def read() -> dict[tuple[str, str, int], dict]:
-    """The rows of the file, by recipe, architecture and seed."""
-    rows = csv.DictReader(FILE.open()) if FILE.exists() else ()
-    return {(row["recipe"], row["architecture"], int(row["seed"])): row for row in rows}
+    arguments = {(groups[a], name, a, s): (a, RECIPES[name], child_seed(s, a)) for name, a, s in jobs}
+    if arguments:
+        train_missing(FILE, COLUMNS, "MNIST", arguments)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -124,7 +104,7 @@ def summarize() -> dict:
 
     The best recipe is that of these networks, not chosen anew in each resample: a recipe is rather called below it.
     """
-    rows, groups = read(), panel()
+    rows, groups = read_rows(FILE, "recipe", "architecture"), panel()
     seeds = {name: [s for s in range(n) if all((name, a, s) in rows for a in groups)] for name, n in NUM_SEEDS.items()}
     names = [name for name in RECIPES if len(seeds[name]) > 1]  # what all networks have
     value = {

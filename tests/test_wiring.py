@@ -4,6 +4,7 @@ The program runs in this process; only the training of a network is replaced, by
 """
 
 import argparse
+import io
 import itertools
 import json
 import re
@@ -36,9 +37,11 @@ from model import (
     ImpossibleNetwork,
     Recipe,
     TrainedChild,
+    measure,
     network_size,
     normalize,
     possible_size,
+    predict,
     summarize,
     training_steps,
 )
@@ -257,6 +260,29 @@ def test_only_what_is_the_same_in_a_mirror_is_mirrored():
         recipe = evaluation.final_recipe(args, {}, None)
         assert recipe == replace(expected, flip=expected.flip or mirrored, best_of=1)
         assert evaluation.judged_from_both_sides(recipe) == mirrored
+
+
+@pytest.mark.parametrize("recipe", [EVALUATION, replace(EVALUATION, flip=True), PAPER_RECIPE])
+def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypatch, recipe):
+    """Its accuracies, confusions and what is exported agree; the paper's networks are judged from one side."""
+    torch.manual_seed(0)
+    child = Child(parse_architecture("k3f8p0"), (1, 8, 8), 10).eval()
+    torch.nn.init.normal_(child.classifier.weight)
+    pixels = torch.randint(0, 256, (400, 1, 8, 8), dtype=torch.uint8)
+    images = Images(pixels, predict(child, pixels).argmax(1))  # all right from one side
+    one_side = measure(child, images)
+    child.eval()
+    monkeypatch.setattr(evaluation, "train_child", lambda *_: TrainedChild(child, *one_side, 0.0))
+    data = Data(images, images, 10, PREPARATION)
+    job = (parse_architecture("k3f8p0"), recipe, 0)
+    final = evaluation.final_child((data, torch.zeros(1)), 0, job, "cpu")
+    saved = torch.load(io.BytesIO(final["saved"]), weights_only=True)
+    assert saved["both_sides"] == (recipe.flip and recipe != PAPER_RECIPE)
+    right = torch.tensor(final["confusions"]).diag().sum().item() / 400
+    assert final["top1"] == pytest.approx(right) and (final["top1"] != one_side[0]) == saved["both_sides"]
+    with torch.no_grad():
+        logits = predict(child, images.pixels, saved["both_sides"])
+    assert final["top1"] == pytest.approx((logits.argmax(1) == images.labels).float().mean().item())
 
 
 def test_the_gpu_reaches_the_children(trainings, monkeypatch):
