@@ -1,7 +1,7 @@
 """Neural architecture search with reinforcement learning (Zoph & Le, 2016, arXiv 1611.01578).
 
 python train.py --mode generate                      search: two minutes on two cores
-python train.py --mode evaluate --use_cuda True      retrain the best network and test it: about 7 minutes
+python train.py --mode evaluate --use_cuda True      retrain the best network and test it: about 6 minutes
 python train.py --help                               every flag
 """
 
