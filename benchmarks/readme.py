@@ -19,8 +19,15 @@ from utils import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SEARCHES = {"policy gradient": "mnist", "random search": "mnist-random"}
-FASHION = {"paper's space, policy gradient": "fashionmnist-paper", "paper's space, random search":
-           "fashionmnist-paper-random", "small space, policy gradient": "fashionmnist-small"}  # fmt: skip
+FASHION = {
+    "3 layers, random search": "fashionmnist-paper-random",
+    "3 layers, policy gradient": "fashionmnist-paper",
+    "the same, half the entropy bonus": "fashionmnist-paper-half",
+    "the same, twice the entropy bonus": "fashionmnist-paper-twice",
+    "8 layers, random search": "fashionmnist-paper8-random",
+    "8 layers, policy gradient": "fashionmnist-paper8",
+    "small space, policy gradient": "fashionmnist-paper-small",
+}
 OURS = {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST"}  # with fresh trainings
 TABLED = OURS | {"nasbench_macro": "NAS-Bench-Macro"}
 UNDER_WAY = ("regularised evolution, 10 under way", "local search, 10 under way", "TPE, 10 under way")
@@ -50,15 +57,48 @@ def spread(values: list[float]) -> str:
     return f"{100 * statistics.fmean(values):.2f}" + (f" ± {100 * statistics.stdev(values):.2f}" if values[1:] else "")
 
 
-def searches(kinds: dict[str, str]) -> str:
-    """Searches, a row for each kind; ± over searches, or of one search over the trainings of its network."""
+def final() -> str:
+    """How a network is best trained in the end: accuracies on validation and test images, by what is changed."""
+    summary = read("final_training.json")
     rows = []
-    for label, name in kinds.items():
-        names = [name + seed for seed in ("", "-seed1", "-seed2") if (RESULTS / (name + seed)).exists()]
-        picks, tests = ([read(name, file) for name in names] for file in ("best.json", "evaluation.json"))
-        tested = [test["top1_mean"] for test in tests] if len(names) > 1 else tests[0]["top1"]
-        rows.append([label, len(names), spread([pick["val_accuracy"] for pick in picks]), spread(tested)])
-    return table(["", "searches", "validation accuracy of the pick", "its test accuracy"], rows)
+    for change in summary["FashionMNIST"]:
+        of = [summary[dataset].get(change) for dataset in ("FashionMNIST", "MNIST")]
+        cells = [f"{100 * row[f'{part}_accuracy']:.2f}" if row else "" for row in of for part in ("val", "test")]
+        rows.append([change, *cells, f"{of[0]['seconds'] / 60:.1f}"])
+    header = [f"{name}, {part}" for name in ("Fashion-MNIST", "MNIST") for part in ("validation", "test")]
+    return table(["", *header, "core-minutes, Fashion-MNIST"], rows)
+
+
+def searches() -> str:
+    """The two live searches on MNIST; ± over the trainings of what was found."""
+    rows = []
+    for label, name in SEARCHES.items():
+        tested = read(name, "evaluation.json")["top1"]
+        rows.append([label, spread([read(name, "best.json")["val_accuracy"]]), spread(tested)])
+    return table(["", "validation accuracy of the pick", "its test accuracy"], rows)
+
+
+def fashion() -> str:
+    """Searches of the paper's space, a row for each kind; ± over searches."""
+    rows = []
+    for label, kind in FASHION.items():
+        names = [kind + seed for seed in ("", "-seed1", "-seed2") if has(kind + seed)]
+        runs = [children_of(name) for name in names]
+        ends = [spread([statistics.fmean(run[part]) for run in runs]) for part in (slice(20), slice(-20, None))]
+        picks = [read(name, "best.json")["val_accuracy"] for name in names]
+        tested = [read(name, "evaluation.json")["top1_mean"] for name in names if has(name, "evaluation.json")]
+        rows.append([label, len(names), *ends, spread(picks), spread(tested) if tested else ""])
+    return table(["", "searches", "first 20 children", "last 20 children", "the pick", "its test accuracy"], rows)
+
+
+def has(*parts: str) -> bool:
+    return RESULTS.joinpath(*parts).exists()
+
+
+def children_of(name: str) -> list[float]:
+    """Validation accuracies of a search's children, 0 to 1, in their order."""
+    rows = map(json.loads, (RESULTS / name / "children.jsonl").read_text().splitlines())
+    return [row["val_accuracy"] for row in sorted(rows, key=lambda row: row["child"])]
 
 
 def references() -> str:
@@ -202,8 +242,7 @@ def lags() -> str:
     return table(["", *(f"{budget} children" for budget in budgets)], rows)
 
 
-TABLES = {f.__name__: f for f in (references, answer, tests, policy, windows, recipes, lags)}
-TABLES |= {"searches": partial(searches, SEARCHES), "fashion": partial(searches, FASHION)}
+TABLES = {f.__name__: f for f in (searches, fashion, references, answer, tests, policy, windows, recipes, lags)}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
 TABLES |= {name: partial(comparison, name) for name in TABLED}
