@@ -77,9 +77,8 @@ def dataset(text: str) -> str:
     text = os.path.expanduser(text)
     if text in BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
         return text
-    what = "not a folder with a folder of pictures for each class, or an .npz file"
-    what = what if Path(text).exists() else "no file or folder"
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and {what}")
+    own = "no file or folder of images (a folder with a folder of pictures for each class, or an .npz file)"
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and {own}")
 
 
 # --- a search -----------------------------------------------------------------------------------------------------
