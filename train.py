@@ -165,57 +165,42 @@ def make_parser() -> Parser:
     add("--mode", choices=("generate", "evaluate"), default="generate",
         help="generate: search; evaluate: train the best network on all images, and test it")
     add("--dataset", type=dataset, default="MNIST",
-        help=f"{', '.join(datasets.BUILT_IN)}, or the path of your own images: a folder with a folder of pictures "
-        "for each class, or an .npz file")
+        help=f"{', '.join(datasets.BUILT_IN)}, or your own images: a folder with one for each class, or an .npz file")
     add("--image_size", type=size, metavar="PIXELS",
-        help=f"resize your own images to a square (default: as they are; {datasets.IMAGE_SIZE}, if they differ or are "
-        f"larger than {datasets.LARGE})")
-    add("--data_dir", type=path, default=utils.from_here("data"),
-        help="where the built-in data sets are, or are downloaded to")
+        help=f"of your own images (default: theirs; {datasets.IMAGE_SIZE}, if they differ or exceed {datasets.LARGE})")
+    add("--data_dir", type=path, default=utils.from_here("data"), help="of built-in data sets; downloads go there")
     add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
-    add("--workers", type=size,
-        help="processes that train networks; changes no result (default: one a core, 4 with CUDA)")
+    add("--workers", type=size, help="processes that train; changes no result (default: one a core, 4 with CUDA)")
     add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local: this machine")
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
-    add("--seed", type=number(int, 0), default=0, help="random seed of the whole run; run several searches with "
-        "different ones to compare settings")
+    add("--seed", type=number(int, 0), default=0, help="random seed of the whole run; to compare settings use several")
 
     add = parser.add_argument_group("search").add_argument
-    add("--strategy", choices=("reinforce", "random"), default="reinforce",
-        help="random: uniform random search, to compare with")
+    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
     add("--space", choices=("small", "paper"), default="small",
-        help="small: square filters, 729 networks with 2 layers; paper: rectangular filters and skip connections "
-        "(§3.3, §4.1)")
+        help="small: square filters, 729 networks of 2 layers; paper: rectangular ones, skip connections (§3.3, §4.1)")
     add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
-    add("--layers_step", type=number(int, 0, 100), default=0,
-        help="grow: add so many layers every --layers_every children (paper: 2)")
-    add("--layers_every", type=count, default=1600, help="children between two growths of the depth by --layers_step")
+    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
+    add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=80, help="budget: distinct networks to train")
     add("--max_parameters", type=count, help="skip larger networks, at no cost of the budget (default: no limit)")
     add("--max_flops", type=count, help="the same for the floating-point operations of one image (default: no limit)")
     add("--num_finalists", type=number(int, 0), default=20,
         help="train the best ones once more before choosing: one accuracy is noisy (at most a tenth of the children)")
-    add("--children_per_update", type=count, default=2,
-        help="networks sampled for each update; more: steadier updates, but fewer (paper: 8)")
+    add("--children_per_update", type=count, default=2, help="more: fewer, steadier updates (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4,
-        help="keep so many more batches in training, LAG + 1 in all: more workers stay busy, but networks are sampled "
-        "from an older policy")
+        help="batches in training beside the oldest; more: busier workers, but networks come from an older policy")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
-    add("--paper", **switch,
-        help="the paper's controller and update (batches of 8; no lag, ranks, replay), no finalists; for thousands "
-        "of children (docs/method.md)")
+    add("--paper", **switch, help="the paper's controller and update, no finalists: for thousands of children")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer of the controller (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers of the controller (paper: 2)")
-    add("--controller_lr", type=number(float, 0), default=0.02,
-        help="Adam's learning rate: how far an update moves the policy (paper: 0.0006)")
+    add("--controller_lr", type=number(float, 0), default=0.02, help="Adam's learning rate at first (paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.7,
-        help="exploration: what the entropy of a uniform policy is worth, for rewards of standard deviation 1; "
-        "more explores more (paper: 0)")
-    add("--baseline_decay", type=number(float, 0, 1), default=0.5,
-        help="how slowly the moving average forgets; 0: only the last batch; near 1: long memory")
+        help="exploration: what a uniform policy's entropy is worth, in standard deviations of the reward (paper: 0)")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="memory of the baseline; 0: the last batch")
     add("--reward_exponent", type=positive, default=1.0,
         help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
@@ -227,20 +212,17 @@ def make_parser() -> Parser:
     add("--child_recipe", choices=("fast", "paper"), default="fast",
         help="how networks are trained, in evaluate too; paper: SGD for 50 epochs with crops and flips")
     add("--child_epochs", type=positive,
-        help=f"passes over the training images (default: {Recipe.epochs}, of your own at least {LEAST_STEPS} steps of "
-        f"{Recipe.batch_size} images; paper: 50)")
+        help=f"passes over the images (default: {Recipe.epochs}, of your own at least {LEAST_STEPS} steps; paper: 50)")
     add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
 
     add = parser.add_argument_group("evaluate").add_argument
-    add("--architecture", type=architecture,
-        help="train this network, such as k5f16p0-k5f32p1 (default: the best of the search)")
-    add("--eval_epochs", type=positive, help=f"passes over the images (default: "
-        f"{EVALUATION.epochs:g}, of your own at least {LEAST_STEPS} steps; never fewer than in the search; paper: 50)")
+    add("--architecture", type=architecture, help="train this, as k5f16p0-k5f32p1 (default: the best of the search)")
+    add("--eval_epochs", type=positive,
+        help=f"the same as --child_epochs (default: {EVALUATION.epochs:g}, never fewer than in the search; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--references", **switch,
-        help="also train networks that nobody searched for: LeNet-5's layers, the largest, ten random ones, and "
-        "torchvision's ResNet-18 and MobileNetV3-small for the same time")
+        help="also train LeNet-5's layers, the largest network, ten random ones, ResNet-18 and MobileNetV3-small")
     # fmt: on
     return parser
 
