@@ -244,25 +244,16 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
 
 def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     """InputError if the search in a folder, with the configuration `before`, can't go on with this one."""
-    now, then = json.loads(json.dumps(config["settings"])), before["settings"]
+    now = json.loads(json.dumps(config["settings"])) | {"num_children": config["num_children"]}
+    then = before["settings"] | {"num_children": max(config["num_children"], before["num_children"])}  # may be raised
     if now.get("version") != then.get("version"):
         other = f"a search of version {then.get('version', '1.0')} of this program, which version {now.get('version')}"
         raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")
-    changed = [difference(key, value, then.get(key)) for key, value in now.items() if then.get(key) != value]
-    if config["num_children"] < before["num_children"]:
-        changed.append(difference("num_children", config["num_children"], before["num_children"]))
-    if changed:
-        other = f"a search with other settings ({'; '.join(changed)})"
+    if changed := [key for key in now if now[key] != then.get(key)]:
+        said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
+        differences = (said.get(key, f"{key} is {now[key]} now, was {then.get(key)}") for key in changed)
+        other = f"a search with other settings ({'; '.join(differences)})"
         raise InputError(f"{folder} holds {other}: use the same flags to continue it, or choose another --run_dir")
-
-
-def difference(key: str, now: object, then: object) -> str:
-    """How a setting differs from what it was."""
-    if key == "images":
-        return "the images have changed"
-    if isinstance(now, dict) and isinstance(then, dict):
-        return "; ".join(difference(f"{key}'s {k}", v, then.get(k)) for k, v in now.items() if then.get(k) != v)
-    return f"{key} is {now} now, was {then}"
 
 
 class Clock:
