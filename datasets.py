@@ -362,13 +362,10 @@ def decode(path: Path, pictures: Sequence[Picture], image_size: int | None) -> t
         print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
     note(path, "with an alpha channel, what is transparent becomes grey", [*compress(names, alpha)])
     note(path, "with 16 bits a colour, of which the upper 8 are used", [*compress(names, coarse)])
-    low, high = 0, 65535
-    if any(extremes):
-        low, high = min(chain(*extremes)), max(chain(*extremes))
-        note(path, f"more than 8 bits, grey of {low:g} to {high:g} becomes 0 to 255", [*compress(names, extremes)])
-        high = high if high > low else low + 1
+    low, high = min(chain(*extremes), default=0), max(chain(*extremes), default=65535)
+    note(path, f"more than 8 bits, grey of {low:g} to {high:g} becomes 0 to 255", [*compress(names, extremes)])
     channels = 1 if all(grey) else 3
-    preparation = size, channels, (low, high)
+    preparation = size, channels, (low, high if high > low else low + 1)
     shape = len(pictures), channels, height, width
     try:
         if 2 * math.prod(shape) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
