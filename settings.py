@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,8 @@ def read_once(args: argparse.Namespace) -> Run:
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
     space = make_space(args)
-    return Run(args, space, data, child_recipe(args, data), device, make_filter(args, space, data))
+    allowed = partial(may_be_trained, args, space, data) if args.max_parameters or args.max_flops else None
+    return Run(args, space, data, child_recipe(args, data), device, allowed)
 
 
 def depth(args: argparse.Namespace, children: int) -> int:
@@ -147,16 +149,10 @@ def within_limits(size: dict[str, int] | None, limits: dict) -> bool:
     return size is not None and all(size[name] <= (limits.get(f"max_{name}") or math.inf) for name in size)
 
 
-def make_filter(args: argparse.Namespace, space: SearchSpace, data: Data) -> Callable | None:
-    """Whether a sequence of actions describes a network within --max_parameters and --max_flops; None: no limits."""
-    if args.max_parameters is None and args.max_flops is None:
-        return None
-
-    def allowed(actions: Sequence[int]) -> bool:
-        size = possible_size(space.decode(actions), data)
-        return size is None or within_limits(size, vars(args))  # an impossible one is trained like any other, and fails
-
-    return allowed
+def may_be_trained(args: argparse.Namespace, space: SearchSpace, data: Data, actions: Sequence[int]) -> bool:
+    """Whether actions describe a network within the limits, or an impossible one, which fails like any other."""
+    size = possible_size(space.decode(actions), data)
+    return size is None or within_limits(size, vars(args))
 
 
 def make_workers(run: Run) -> Workers | Cluster:
