@@ -169,6 +169,7 @@ def make_parser() -> Parser:
     add("--image_size", type=size, metavar="PIXELS",
         help=f"of your own images (default: theirs; {datasets.IMAGE_SIZE}, if they differ or exceed {datasets.LARGE})")
     add("--data_dir", type=path, default=utils.from_here("data"), help="of built-in data sets; downloads go there")
+    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
     add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
     add("--workers", type=size, help="processes that train; changes no result (default: one a core, 4 with CUDA)")
@@ -177,7 +178,6 @@ def make_parser() -> Parser:
     add("--seed", type=number(int, 0), default=0, help="random seed of the whole run; to compare settings use several")
 
     add = parser.add_argument_group("search").add_argument
-    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
     add("--space", choices=("small", "paper"), default="small",
         help="small: square filters, 729 networks of 2 layers; paper: rectangular ones, skip connections (§3.3, §4.1)")
     add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
@@ -238,7 +238,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     modes = {"search": "generate", "controller and policy gradient": "generate", "evaluate": "evaluate"}
     for action in parser._actions:
         flag, mode = action.option_strings[0], modes.get(action.container.title, args.mode)
-        if args.mode != mode and flag in given and flag != "--strategy":  # which names evaluate's folder
+        if args.mode != mode and flag in given:
             parser.error(f"argument {flag}: only --mode {mode} has it")
     args.workers = args.workers or (4 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
     if args.dataset in datasets.BUILT_IN:
