@@ -179,8 +179,7 @@ def config(run: Run) -> dict:
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
     settings["version"] = utils.VERSION  # another one may sample and train otherwise
     settings["images"] = None if run.args.dataset in BUILT_IN else datasets.fingerprint(run.data)
-    described = {"num_children": run.args.num_children, "settings": settings, "flags": flags}
-    return described | utils.environment(run.device)
+    return {"num_children": run.args.num_children, "settings": settings, "flags": flags} | utils.environment(run.device)
 
 
 def check_children(run: Run, search: PolicyGradient, rows: dict[int, dict]) -> None:
