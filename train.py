@@ -30,7 +30,7 @@ import settings
 import utils
 from datasets import Data
 from evaluation import EVALUATION, evaluate
-from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, network_size, train_child
+from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, possible_size, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
 from settings import HelpFormatter, Parser, Run, architecture, boolean, dataset, number, path
@@ -111,8 +111,7 @@ def attempt(run: Run, workers: Workers | Cluster, architecture: str, seed: int) 
 def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child and measure it on the validation images."""
     trained = train_child(architecture, data, recipe, seed, device)
-    size = network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
-    return {"val_accuracy": trained.accuracy, **size, "seconds": trained.seconds}
+    return {"val_accuracy": trained.accuracy, **possible_size(architecture, data), "seconds": trained.seconds}
 
 
 def count_finalists(num_children: int, limit: int) -> int:
