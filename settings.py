@@ -191,5 +191,4 @@ def check_children(run: Run, search: PolicyGradient, rows: dict[int, dict]) -> N
         raise InputError(f"{what}: raise --max_parameters or --max_flops")
     if all("error" in row for row in rows.values()):
         remedy = "a larger --image_size, fewer --num_layers or --workers, or a longer --child_timeout"
-        first = rows[min(rows)]["error"]
-        raise InputError(f"all {len(rows)} children failed, the first with: {first}; try {remedy}")
+        raise InputError(f"all {len(rows)} children failed, the first with: {rows[min(rows)]['error']}; try {remedy}")
