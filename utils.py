@@ -260,17 +260,15 @@ class Clock:
     """The time a search has taken, all its runs together, in seconds; kept in time.json."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.total = file, {"wall": 0.0, "workers": 0.0, "main_cpu": 0.0}
+        self.file, self.before = file, dict.fromkeys(("wall", "workers", "main_cpu"), 0.0)
         if file.exists():
-            remedy, types = "delete it, only the time spent so far is lost", dict.fromkeys(self.total, float)
-            self.total = read_json(file, remedy, **types)
-        self.counted = time.perf_counter(), time.process_time()  # up to when
+            advice = "delete it, only the time is lost"
+            self.before = read_json(file, advice, **dict.fromkeys(self.before, float))
+        self.total, self.started = self.before, (time.perf_counter(), time.process_time())
 
     def save(self, num_workers: int) -> None:
         """Count what has passed: on the wall, of all worker slots, and of the main process's computing."""
-        now = time.perf_counter(), time.process_time()
-        wall, cpu = now[0] - self.counted[0], now[1] - self.counted[1]
-        for key, seconds in {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}.items():
-            self.total[key] += seconds
-        self.counted = now
+        wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
+        passed = {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}
+        self.total = {key: self.before[key] + seconds for key, seconds in passed.items()}
         write_json(self.file, self.total)
