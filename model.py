@@ -239,20 +239,18 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon takes matrices only, and iterates in bfloat16.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, momentum: float) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, filters: Sequence[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(filters, {"lr": lr, "momentum": momentum})
+        self.averages = [torch.zeros_like(p) for p in filters]
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if not self.state[p]:
-                    self.state[p]["average"] = torch.zeros_like(p)
-                average = self.state[p]["average"]
-                average.lerp_(p.grad, 1 - group["momentum"])
-                step = orthogonalize(p.grad.lerp(average, group["momentum"]).flatten(1))  # Nesterov's look ahead
-                height, width = step.shape
-                p.add_(step.view(p.shape), alpha=-group["lr"] * max(1, height / width) ** 0.5)
+        group = self.param_groups[0]
+        for p, average in zip(group["params"], self.averages, strict=True):
+            average.lerp_(p.grad, 1 - group["momentum"])
+            step = orthogonalize(p.grad.lerp(average, group["momentum"]).flatten(1))  # Nesterov's look ahead
+            height, width = step.shape
+            p.add_(step.view(p.shape), alpha=-group["lr"] * max(1, height / width) ** 0.5)
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
