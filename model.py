@@ -187,10 +187,9 @@ def train_child(
             images = flip_images(images, mirrored[number])
         loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
+        share = one_cycle((step + 0.5) / num_steps, recipe.warmup) if recipe.schedule == "one_cycle" else 1
         for optimizer in optimizers:
-            group = optimizer.param_groups[0]
-            if recipe.schedule == "one_cycle":
-                group["lr"] = optimizer.defaults["lr"] * one_cycle((step + 0.5) / num_steps, recipe.warmup)
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * share
             optimizer.step()
             optimizer.zero_grad()
         if images_seen is not None:
