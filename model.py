@@ -233,10 +233,7 @@ def make_optimizers(child: Child, recipe: Recipe) -> list[torch.optim.Optimizer]
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonalised steps (Jordan et al. 2024), here for filters (out, in, height, width).
-
-    torch.optim.Muon takes matrices only, and iterates in bfloat16.
-    """
+    """Momentum with orthogonalised steps (Jordan et al. 2024) for filters; torch.optim.Muon: matrices, in bfloat16."""
 
     def __init__(self, filters: Sequence[nn.Parameter], lr: float, momentum: float) -> None:
         super().__init__(filters, {"lr": lr, "momentum": momentum})
@@ -248,19 +245,16 @@ class Muon(torch.optim.Optimizer):
         for p, average in zip(group["params"], self.averages, strict=True):
             average.lerp_(p.grad, 1 - group["momentum"])
             step = orthogonalize(p.grad.lerp(average, group["momentum"]).flatten(1))  # Nesterov's look ahead
-            height, width = step.shape
+            height, width = step.shape  # filters, and the numbers of each
             p.add_(step.view(p.shape), alpha=-group["lr"] * max(1, height / width) ** 0.5)
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
-    """Push a matrix's singular values towards 1 by Newton-Schulz iteration: x <- (a + b xx' + c (xx')^2) x.
-
-    The polynomials are multiplied up on the small side, so that the large one is touched twice only.
-    """
+    """Push a matrix's singular values towards 1 by Newton-Schulz iteration: x <- (a + b xx' + c (xx')^2) x."""
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
     gram, product = x @ x.T, None
-    for left in reversed(range(iterations)):
+    for left in reversed(range(iterations)):  # multiply the polynomials up, on the small side: cheaper
         polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         polynomial.diagonal().add_(3.4445)
         product = polynomial if product is None else polynomial @ product
