@@ -51,11 +51,8 @@ def evaluate(args: argparse.Namespace) -> None:
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
     result |= data.preparation._asdict() | measured(finals, confusions)
     result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
-    result |= {
-        "recipe": asdict(recipe),
-        "both_sides": judged_from_both_sides(recipe),
-        "device": device,
-    } | utils.environment(device)
+    result |= {"recipe": asdict(recipe), "both_sides": judged_from_both_sides(recipe), "device": device}
+    result |= utils.environment(device)
     args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
@@ -80,9 +77,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
     """Accuracies, each class's recall (None without test images), and the share of the most frequent class."""
-    result = {}
-    for name in ("top1", "top5") if len(confusions) > 5 else ("top1",):
-        result |= statistics_of(name, finals)
+    result = statistics_of("top1", finals) | (statistics_of("top5", finals) if len(confusions) > 5 else {})
     sizes, right = confusions.sum(1).tolist(), confusions.diag().tolist()
     result["recall"] = [n / size if size else None for n, size in zip(right, sizes, strict=True)]
     return result | {"most_frequent_share": max(sizes) / sum(sizes)}
