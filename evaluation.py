@@ -100,9 +100,8 @@ def print_accuracies(result: dict) -> None:
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    if recipe is EVALUATION and args.dataset in SAME_IN_A_MIRROR:
-        recipe = replace(recipe, flip=True)
-    recipe = replace(recipe, best_of=1)  # the test set chooses none
+    flip = recipe.flip or args.dataset in SAME_IN_A_MIRROR
+    recipe = replace(recipe, flip=flip, best_of=1)  # the test set chooses none
     if args.eval_epochs is not None:
         return replace(recipe, epochs=args.eval_epochs)
     searched = settings.get("recipe", {}).get("epochs", 0)
