@@ -24,6 +24,7 @@ from workers import TaskFailed, Workers
 EVALUATION = Recipe(epochs=8, shift=1)
 SAME_IN_A_MIRROR = ("FashionMNIST", "CIFAR10")  # clothes, animals and cars; not digits or letters
 MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
+Job = tuple[Architecture, Recipe, int]  # what is trained, how, and with which seed
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -133,9 +134,7 @@ def print_network(architecture: Architecture, data: Data) -> dict:
     return size
 
 
-def train_finals(
-    jobs: Sequence[tuple[Architecture, Recipe, int]], data: Data, device: str, num_workers: int
-) -> list[dict]:
+def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int) -> list[dict]:
     """Train architectures, each with a recipe and a seed, in parallel; top-1, top-5 and, of a `Child`, weights."""
     images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
     total = sum(round(recipe.epochs * len(data.train.labels)) for _, recipe, _ in jobs)
@@ -156,7 +155,7 @@ def train_finals(
     return finals
 
 
-def final_child(shared: tuple, index: int, job: tuple[Architecture, Recipe, int], device: str) -> dict:
+def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     """Runs in a worker process: train a network on all training images and measure it on the test images."""
     (data, images_seen), (architecture, recipe, seed) = shared, job
     trained = train_child(architecture, data, recipe, seed, device, images_seen[index])
