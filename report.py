@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
 
@@ -20,7 +21,7 @@ CHOSEN_BY = "highest sum of the accuracy's rank and what the policy expects of i
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
 
 
-class Progress:
+class Progress(ExitStack):
     """The progress bar of a search, its metrics in TensorBoard, and how its policy went."""
 
     def __init__(self, folder: Path, num_children: int, num_done: int) -> None:
@@ -28,16 +29,10 @@ class Progress:
 
         for old in folder.glob("events.out.tfevents.*"):  # of an earlier run: they are written anew
             old.unlink()
-        self.events = SummaryWriter(folder)
-        self.bar = tqdm(total=num_children, initial=num_done, unit="child", dynamic_ncols=True)
+        super().__init__()  # which closes what is entered
+        self.events = self.enter_context(SummaryWriter(folder))
+        self.bar = self.enter_context(tqdm(total=num_children, initial=num_done, unit="child", dynamic_ncols=True))
         self.shares: list[list[list[float]]] = []  # [update][token][choice], among samples of the policy
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        self.events.close()
 
     def show(self, search: PolicyGradient, metrics: dict) -> None:
         """An update's metrics, and the share of each choice among the latest samples."""
