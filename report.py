@@ -75,14 +75,11 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
         ]
     utils.write_json(args.run_dir / "best.json", chosen)
     title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
-    ordered = [rows[child] for child in sorted(rows)]
-    figures = {"search.png": plots.plot_search(ordered, best, run.space.tokens, shares, title)}
-    noise = noise_of_accuracy(ranking, run.data)
-    figures["front.png"] = plots.plot_front(with_finalists(rows, ranking), best, noise, title)
-    found = parse_architecture(best["architecture"])
-    figures["best.png"] = plots.plot_architecture(found, "the best network, each arrow in the colour of its source")
-    for name, figure in figures.items():
-        figure.savefig(args.run_dir / name)
+    ordered, noise = [rows[child] for child in sorted(rows)], noise_of_accuracy(ranking, run.data)
+    plots.plot_search(ordered, best, run.space.tokens, shares, title).savefig(args.run_dir / "search.png")
+    plots.plot_front(with_finalists(rows, ranking), best, noise, title).savefig(args.run_dir / "front.png")
+    title = "the best network, each arrow in the colour of its source"
+    plots.plot_architecture(parse_architecture(best["architecture"]), title).savefig(args.run_dir / "best.png")
 
 
 def with_finalists(rows: dict, ranking: list[dict]) -> list[dict]:
