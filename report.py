@@ -98,9 +98,6 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     args, data = run.args, run.data
     finalists = [row for row in ranking if "val_accuracies" in row]
     failed = sum("error" in row for row in rows.values()) + sum(len(row["val_accuracies"]) < 2 for row in finalists)
-    wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-    trainings = with_finalists(rows, ranking)
-    busy, overhead = sum(row["seconds"] for row in trainings) / (slots or 1), main_cpu / (wall or 1)
     if search.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
@@ -124,7 +121,9 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
         print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
-    used = f"workers training {busy:.1%} of it, search overhead {overhead:.1%}"
+    wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
+    busy = sum(row["seconds"] for row in with_finalists(rows, ranking)) / (slots or 1)
+    used = f"workers training {busy:.1%} of it, search overhead {main_cpu / (wall or 1):.1%}"
     print(f"time                {utils.duration(wall)}; {used}")
     events = f"tensorboard --logdir {quote(str(args.run_dir))}"
     print(f"files               {args.run_dir}/ (search.png, front.png; {events})")
