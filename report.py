@@ -70,9 +70,8 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children"}
     if "val_accuracies" in best:
         chosen["chosen_by"] = f"{CHOSEN_BY}, of two trainings, among the first {len(ranking)} of {len(rows)} children"
-        chosen["finalists"] = [
-            {key: row[key] for key in ("architecture", "child", "val_accuracies")} for row in ranking
-        ]
+        keys = ("architecture", "child", "val_accuracies")
+        chosen["finalists"] = [{key: row[key] for key in keys} for row in ranking]
     utils.write_json(args.run_dir / "best.json", chosen)
     title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
     ordered, noise = [rows[child] for child in sorted(rows)], noise_of_accuracy(ranking, run.data)
