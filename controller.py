@@ -76,9 +76,9 @@ class Controller(nn.Module):
         x = self.first_input.expand(n, -1)  # (n, H)
         states = [(torch.zeros_like(x), torch.zeros_like(x)) for _ in self.cells]
         anchors = x.new_zeros(n, 0, x.shape[1])  # (n, anchor points so far, H)
-        rollout, t = [], 0
+        rollout = []
         for name, choices in list(zip(self.names, self.num_choices, strict=True))[:num_steps]:
-            if actions is not None and t == actions.shape[1]:
+            if actions is not None and actions.shape[1] == 0:
                 break
             for layer, cell in enumerate(self.cells):
                 states[layer] = cell(x, states[layer])
@@ -93,9 +93,8 @@ class Controller(nn.Module):
             if actions is None:
                 action = torch.multinomial(policy.probs.flatten(0, 1), 1, generator=generator).view(n, k)
             else:
-                action = actions[:, t : t + k]
+                action, actions = actions[:, :k], actions[:, k:]
             rollout.append((action, policy.log_prob(action), policy.entropy()))
-            t += k
             if choices == ANCHOR:  # the next input is the mean of the chosen anchor points' states
                 mean = (action[:, :, None] * anchors).sum(1) / action.sum(1, keepdim=True).clamp(min=1)
                 anchors, x = torch.cat([anchors, x[:, None]], 1), mean
