@@ -108,8 +108,7 @@ class SmallSpace(SearchSpace):
         """Layer `number`, from 1, with these values of its decisions."""
         kernel, filters, padding = values["kernel"], values["filters"], values["padding"]
         conv = {"kernel_size": (kernel, kernel), "padding": (padding, padding)}
-        text = f"k{kernel}f{filters}p{padding}"
-        return Layer(text, filters, conv, inputs=(number - 1,), pool=True)
+        return Layer(f"k{kernel}f{filters}p{padding}", filters, conv, inputs=(number - 1,), pool=True)
 
 
 @dataclass(frozen=True)
