@@ -21,8 +21,7 @@ matplotlib.rc("legend", frameon=False, fontsize="small", handlelength=1, columns
 def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str) -> Figure:
     """Each child's accuracy and what is handed over, and below them the policy's choices over time.
 
-    `rows` of the ledger, sorted by child; `best`: the row of the best network; `tokens` of the space;
-    `preferences[update][token][choice]`: shares among samples, of the tokens that were sampled then.
+    `rows`: sorted by child; `preferences[update][token][choice]`: shares among samples, of what was sampled then.
     """
     columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # a decision each; all inputs are one
     height = min(1.7 * tokens[-1][0], 16)  # inches, for all layers
