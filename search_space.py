@@ -96,12 +96,8 @@ class SmallSpace(SearchSpace):
 
     hidden: ClassVar = 84
     pattern: ClassVar = re.compile(r"k(?P<kernel>\d+)f(?P<filters>\d+)p(?P<padding>\d+)", re.ASCII)
-    decisions: ClassVar = (  # of one layer, in the order in which the controller makes them
-        Decision("kernel", (3, 5, 7)),
-        Decision("filters", (8, 16, 32)),
-        Decision("padding", (0, 1, 2)),
-    )
-    choices: ClassVar = dict(decisions)  # that the text form may have
+    choices: ClassVar = {"kernel": (3, 5, 7), "filters": (8, 16, 32), "padding": (0, 1, 2)}
+    decisions: ClassVar = tuple(Decision(*item) for item in choices.items())  # of one layer, in the controller's order
 
     @staticmethod
     def layer(values: dict, number: int) -> Layer:
