@@ -33,9 +33,6 @@ class Layer:
     inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
     pool: bool  # max-pooling follows, where the map is large enough and the layer not the last
 
-    def __str__(self) -> str:
-        return self.text
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -45,7 +42,7 @@ class Architecture:
     hidden: int | None  # units of a linear layer before the classifier; None: global average pooling instead
 
     def __str__(self) -> str:
-        return "-".join(map(str, self.layers))
+        return "-".join(layer.text for layer in self.layers)
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -161,7 +158,7 @@ def parse_architecture(text: str) -> Architecture:
         if not all(0 < j < number for j in inputs):
             raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
         layer = space.layer(values | {"inputs": inputs}, number)
-        if str(layer) != part:
-            raise ValueError(f"{text!r} is not an architecture: write {part} as {layer}")
+        if layer.text != part:
+            raise ValueError(f"{text!r} is not an architecture: write {part} as {layer.text}")
         layers.append(layer)
     return Architecture(tuple(layers), space.hidden)

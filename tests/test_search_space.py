@@ -112,7 +112,7 @@ def test_skips_are_read_in_the_order_of_the_layers():
     assert [layer.inputs for layer in layers] == [(0,), (1,), (2,), (1, 3)]
     assert [layer.text for layer in layers] == ["c1x1f24", "c1x1f24i1", "c1x1f24i2", "c1x1f24i1.3"]
     layers = PaperSpace(3, True).decode([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1, 1, 2, 1, 1, 1]).layers
-    assert layers[1].inputs == (0,) and str(layers[2]) == "c7x3f36s2x3i1.2"
+    assert layers[1].inputs == (0,) and layers[2].text == "c7x3f36s2x3i1.2"
     assert layers[2] == parse_architecture("c1x1f24-c1x1f24-c7x3f36s2x3i1.2").layers[2]
     texts = [f"c1x1f24i{number}" if number else "c1x1f24" for number in range(12)]
     assert parse_architecture("-".join([*texts, "c1x1f24i2.10.11"])).layers[12].inputs == (2, 10, 11)
