@@ -27,10 +27,9 @@ ANCHOR = 0  # in the place of a number of choices: an anchor point
 class Controller(nn.Module):
     """Autoregressive LSTM policy over sequences of T discrete choices (§3.1), with anchor points (§3.3).
 
-    `num_choices[t]` is the number of choices at step t. Steps of the same name share their output head and their
-    embedding, so that depth can grow; without `names` every step has its own. Anchor points choose skip connections, in
-    the paper's space only: a step of `ANCHOR` choices ends a layer, and one binary token for each earlier anchor point
-    says whether that layer is an input of this one.
+    Steps of the same name share their output head and their embedding, so that depth can grow; without `names` every
+    step has its own. A step of `ANCHOR` choices, an anchor point, ends a layer of the paper's space: a binary token for
+    each earlier anchor point says whether that layer is an input of this one.
     """
 
     def __init__(
