@@ -1,6 +1,5 @@
 """Figures of a search."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import matplotlib
@@ -64,10 +63,9 @@ def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple],
     """A cell for each layer and decision: the share of each choice over the updates."""
     cells = figure.subplots(tokens[-1][0], len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
-    tokens_of = defaultdict(list)  # a cell
-    for t, (layer, name, _) in enumerate(tokens):
-        tokens_of[layer, name.split()[0]].append(t)
-    for (layer, decision), drawn in tokens_of.items():
+    cell_of = [(layer, name.split()[0]) for layer, name, _ in tokens]
+    for layer, decision in dict.fromkeys(cell_of):
+        drawn = [t for t, cell in enumerate(cell_of) if cell == (layer, decision)]  # one token, or all inputs
         shares = np.array([[update[t] for t in drawn] for update in preferences if len(update) > drawn[-1]])
         if not len(shares):  # (updates, tokens, choices)
             continue
