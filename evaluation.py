@@ -159,17 +159,16 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     """Runs in a worker process: train a network on all training images and measure it on the test images."""
     (data, images_seen), (architecture, recipe, seed) = shared, job
     trained = train_child(architecture, data, recipe, seed, device, images_seen[index])
-    accuracies, both_sides = {"top1": trained.accuracy, "top5": trained.top5_accuracy}, judged_from_both_sides(recipe)
+    top1, top5, both_sides = trained.accuracy, trained.top5_accuracy, judged_from_both_sides(recipe)
     if both_sides:
-        measured = measure(trained.child, on_device(data.held_out, device), both_sides)
-        accuracies = dict(zip(("top1", "top5"), measured, strict=True))
-        trained.child.eval()
+        top1, top5 = measure(trained.child, on_device(data.held_out, device), both_sides)
+    accuracies, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
     if callable(architecture):
         return accuracies
-    saved = {"architecture": str(architecture), "state_dict": trained.child.cpu().state_dict()}
+    saved = {"architecture": str(architecture), "state_dict": child.state_dict()}
     saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
     saved |= data.preparation._asdict() | {"both_sides": both_sides}
-    return accuracies | {"confusions": confused(trained.child, data, both_sides), "saved": utils.as_bytes(saved)}
+    return accuracies | {"confusions": confused(child, data, both_sides), "saved": utils.as_bytes(saved)}
 
 
 @torch.inference_mode()
