@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-Pair = tuple[int, int]
-
 
 class Decision(NamedTuple):
     """One token of an architecture and the values it may take."""
@@ -29,7 +27,7 @@ class Layer:
 
     text: str  # its name, such as `k5f16p0` or `c3x5f36s2x1i1.2`
     filters: int
-    conv: dict[str, Pair]  # what `nn.Conv2d` gets beside channels: kernel_size, padding, stride, ..., down and across
+    conv: dict[str, tuple[int, int]]  # what `nn.Conv2d` gets beside channels: kernel_size, ..., down and across
     inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
     pool: bool  # max-pooling follows, where the map is large enough and the layer not the last
 
