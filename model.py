@@ -286,11 +286,9 @@ def draw_augmentation(recipe: Recipe, num_steps: int, batch_size: int, generator
 def shift_images(pixels: Tensor, shift: int, offsets: Tensor) -> Tensor:
     """Move each image (B, C, H, W) by its offsets (2, B, 1), less `shift`, down and right, filling in zeros."""
     n, _, height, width = pixels.shape
-    dy, dx = offsets
-    rows, columns = dy + torch.arange(height, device=pixels.device), dx + torch.arange(width, device=pixels.device)
-    padded = F.pad(pixels, [shift] * 4).permute(0, 2, 3, 1)  # (B, H + 2s, W + 2s, C)
-    image = torch.arange(n, device=pixels.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    down, right = offsets[:, :, 0]  # (B,)
+    windows = F.pad(pixels, [shift] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2s + 1, 2s + 1, H, W)
+    return windows[torch.arange(n, device=pixels.device), :, down, right]
 
 
 def flip_images(pixels: Tensor, mirrored: Tensor) -> Tensor:
