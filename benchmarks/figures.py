@@ -160,7 +160,7 @@ def landscape() -> None:
 
 def main() -> None:
     first_page()
-    for name in ("mnist", "fashionmnist", "nasbench_macro"):
+    for name in ("mnist", "fashionmnist", "nasbench_macro", "nasbench201"):
         search_quality(name)
     large_spaces()
     reward_fidelity()

@@ -205,6 +205,30 @@ def test_what_is_said_of_the_comparison_is_so():
     assert all(50 < rate < 60 for rate in read("scaling.json")["children_per_second"].values())
 
 
+def test_what_is_said_of_nasbench201_is_so():
+    table = {method: budgets("nasbench201", method) for method in read("search_quality_nasbench201.json")["methods"]}
+    evolution, _, tpe = UNDER_WAY
+    assert all(of["100"]["found"]["n"] == 100 for of in table.values())
+    for budget, kind in itertools.product(("25", "50", "100", "200"), ("found", "finals")):
+        row = table["random search"][budget][kind]
+        assert not behind(row) and ahead(row) == (budget in ("100", "200"))
+        for rival in (evolution, tpe):
+            is_behind = budget in ("25", "50") or (budget, kind) == ("100", "finals")
+            assert behind(table[rival][budget][kind]) == is_behind and not ahead(table[rival][budget][kind])
+    for budget, kind in itertools.product(("25", "50", "100", "200"), ("found", "finals")):
+        ours = table["controller"][budget]
+        assert (ours[f"{kind}_reward"]["truth"] > ours[kind]["truth"]) == ((budget, kind) != ("200", "finals"))
+    methods = read("search_quality_nasbench201.json")["methods"]
+    late = [round(methods[m]["share_in_steps_of_20"][-1], 2) for m in ("controller", evolution, tpe)]
+    said = "the last 20 of 200 are {} of [the way](#what-the-policy-has-learned), evolution's {} and TPE's {}."
+    assert said.format(*late) in " ".join(TEXT["results.md"].split())
+    for rival in (evolution, tpe):
+        assert 0.0005 < -table[rival]["100"]["finals"]["controller_ahead"] < 0.0015
+    tested = {m: of["100"]["finals"]["test"] for m, of in table.items()}
+    for method in ("controller", evolution, tpe):
+        assert 0.0035 < tested[method] - tested["random search"] < 0.0045
+
+
 def test_what_is_said_of_each_change_is_so():
     for name in ("mnist", "nasbench_macro"):
         methods = read(f"search_quality_{name}_changes.json")["methods"]
