@@ -69,6 +69,16 @@ def final() -> str:
     return table(["", *header, "core-minutes, Fashion-MNIST"], rows)
 
 
+def epochs() -> str:
+    """What --eval_epochs brings: minutes of four trainings on two cores, and test accuracies."""
+    summary, rows = read("final_training.json"), []
+    fashion, mnist = summary["FashionMNIST"], summary["MNIST"]
+    for change in (change for change in fashion if re.fullmatch(r"\d+ epochs?", change)):
+        cells = (f"{100 * of[change]['test_accuracy']:.2f}" for of in (fashion, mnist))
+        rows.append([change.split()[0], f"{2 * fashion[change]['seconds'] / 60:.1f}", *cells])
+    return table(["`--eval_epochs`", "minutes", "Fashion-MNIST, test", "MNIST, test"], rows)
+
+
 def searches() -> str:
     """The two live searches on MNIST; ± over the trainings of what was found."""
     rows = []
@@ -245,7 +255,9 @@ def lags() -> str:
     return table(["", *(f"{budget} children" for budget in budgets)], rows)
 
 
-TABLES = {f.__name__: f for f in (searches, fashion, references, answer, tests, policy, windows, recipes, lags)}
+TABLES = {
+    f.__name__: f for f in (searches, fashion, final, epochs, references, answer, tests, policy, windows, recipes, lags)
+}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
 TABLES |= {name: partial(comparison, name) for name in TABLED}
