@@ -17,6 +17,7 @@ from utils import child_seed, environment, write_json
 
 FILE = RESULTS / "final_training.csv"
 COLUMNS = ("dataset", "change", "architecture", "seed", "val_accuracy", "test_accuracy", "seconds", "instruction_set")
+DATASETS = ("FashionMNIST", "MNIST")
 SEEDS = 2
 EPOCHS = (1, 2, 4, 8, 16)
 TWO, THREE = "k3f32p2-k5f32p1", "k3f32p1-k3f32p1-k3f32p1"
@@ -49,7 +50,7 @@ def epochs(n: int) -> str:
 def train() -> None:
     """Train what the file lacks, the first seeds first; those of one network have the same random numbers."""
     done = read_rows(FILE, "dataset", "change")
-    for seed, dataset in product(range(SEEDS), ("FashionMNIST", "MNIST")):
+    for seed, dataset in product(range(SEEDS), DATASETS):
         jobs = {
             (dataset, change, text, seed): (text, recipe, child_seed(seed, text), both_sides)
             for change, (text, recipe, both_sides) in trainings(dataset).items()
@@ -62,10 +63,13 @@ def train() -> None:
 def summarize() -> dict:
     """Mean accuracies and seconds of each kind of training, by data set."""
     rows, result = read_rows(FILE, "dataset", "change"), {}
-    for dataset, change, _ in rows:
-        some = [row for key, row in rows.items() if key[:2] == (dataset, change)]
-        means = {column: statistics.fmean(float(row[column]) for row in some) for column in COLUMNS[4:7]}
-        result.setdefault(dataset, {})[change] = {"n": len(some), "architecture": some[0]["architecture"]} | means
+    for dataset in DATASETS:
+        result[dataset] = {}
+        for change in trainings(dataset):
+            some = [row for key, row in rows.items() if key[:2] == (dataset, change)]
+            if some:
+                means = {column: statistics.fmean(float(row[column]) for row in some) for column in COLUMNS[4:7]}
+                result[dataset][change] = {"n": len(some), "architecture": some[0]["architecture"]} | means
     return result
 
 

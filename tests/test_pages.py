@@ -258,6 +258,20 @@ def test_what_is_said_of_lags_is_so():
         assert pick["800 workers"] <= pick["random search"]
 
 
+def test_what_is_said_of_final_trainings_is_so():
+    fashion, mnist = (read("final_training.json")[dataset] for dataset in ("FashionMNIST", "MNIST"))
+    value = {change: row["val_accuracy"] for change, row in fashion.items()}
+    base = value["8 epochs"]
+    assert max(value, key=value.get) == "16 epochs" and base > max(value[f"{n} epochs"] for n in (2, 4)) + 0.005
+    assert max(value["shifts by 2"], value["no label smoothing"]) < base - 0.003
+    assert abs(value["half the learning rates"] - base) < 0.003 and 0.004 < base - value["judged from one side"] < 0.006
+    for deep in ("3 layers, 16 epochs", "4 layers, 16 epochs"):
+        assert fashion["8 epochs"]["seconds"] < fashion[deep]["seconds"] < fashion["16 epochs"]["seconds"]
+        assert base <= value[deep] <= value["16 epochs"]
+    deep = [row["test_accuracy"] for change, row in mnist.items() if "layers" in change]
+    assert min(deep) > max(row["test_accuracy"] for change, row in mnist.items() if "layers" not in change)
+
+
 def test_what_is_said_of_large_spaces_is_so():
     singles, pairs = (read(f"search_quality_{name}.json")["methods"] for name in ("singles", "pairs"))
     evolution, local, tpe = UNDER_WAY
