@@ -94,9 +94,9 @@ def claims_of_networks() -> dict[str, list[str]]:
             f"{two['recipe']['epochs']:.0f} epochs on all images it has {100 * two['top1_mean']:.2f} ± "
             f"{100 * two['top1_std']:.2f}% on the test images",
             f"both commands together take {minutes:.0f} minutes",
-            f"finds `{deep['architecture']}` on MNIST, with {deep['parameters']:,} parameters. After the same eight epochs "
-            f"it has {100 * deep['top1_mean']:.2f} ± {100 * deep['top1_std']:.2f}% on the test images; both commands "
-            f"together take {deep_minutes:.0f} minutes",
+            f"finds `{deep['architecture']}` on MNIST, with {deep['parameters']:,} parameters. After the same "
+            f"eight epochs it has {100 * deep['top1_mean']:.2f} ± {100 * deep['top1_std']:.2f}% on the test images; "
+            f"both commands together take {deep_minutes:.0f} minutes",
         ],
     }  # fmt: skip
 
