@@ -166,8 +166,8 @@ def make_parser() -> Parser:
     add("--dataset", type=dataset, default="MNIST",
         help=f"{', '.join(datasets.BUILT_IN)}, or your own images: a folder with one for each class, or an .npz file")
     add("--image_size", type=size, metavar="PIXELS",
-        help=f"of your own images (default: theirs; {datasets.IMAGE_SIZE}, if they differ or exceed {datasets.LARGE})")
-    add("--data_dir", type=path, default=utils.from_here("data"), help="of built-in data sets; downloads go there")
+        help=f"size of your own images (default: {datasets.IMAGE_SIZE}, if they differ or exceed {datasets.LARGE})")
+    add("--data_dir", type=path, default=utils.from_here("data"), help="folder of the built-in data sets")
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
     add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
@@ -188,9 +188,9 @@ def make_parser() -> Parser:
     add("--max_flops", type=count, help="the same for the floating-point operations of one image (default: no limit)")
     add("--num_finalists", type=number(int, 0), default=20,
         help="train the best ones once more before choosing: one accuracy is noisy (at most a tenth of the children)")
-    add("--children_per_update", type=count, default=2, help="more: fewer, steadier updates (paper: 8)")
+    add("--children_per_update", type=count, default=2, help="networks sampled for each update (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4,
-        help="batches in training beside the oldest; more: busier workers, but networks come from an older policy")
+        help="LAG + 1 batches are in training; more: busier workers, but networks come from an older policy")
 
     add = parser.add_argument_group("controller and policy gradient").add_argument
     add("--paper", **switch, help="the paper's controller and update, no finalists: for thousands of children")
@@ -199,7 +199,7 @@ def make_parser() -> Parser:
     add("--controller_lr", type=number(float, 0), default=0.02, help="Adam's learning rate at first (paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.7,
         help="exploration: what a uniform policy's entropy is worth, in standard deviations of the reward (paper: 0)")
-    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="memory of the baseline; 0: the last batch")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average; 0: the last batch")
     add("--reward_exponent", type=positive, default=1.0,
         help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
@@ -216,7 +216,7 @@ def make_parser() -> Parser:
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
 
     add = parser.add_argument_group("evaluate").add_argument
-    add("--architecture", type=architecture, help="train this, as k5f16p0-k5f32p1 (default: the best of the search)")
+    add("--architecture", type=architecture, help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
         help=f"the same as --child_epochs (default: {EVALUATION.epochs:g}, never fewer than in the search; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
