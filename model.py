@@ -7,7 +7,7 @@ trained = train_child(architecture, data, Recipe(), seed=0)
 import functools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -171,27 +171,34 @@ def train_child(
     generator = torch.Generator().manual_seed(seed)
     optimizers = make_optimizers(child, recipe)
 
+    def update(batch: Tensor, offsets: Tensor, mirrored: Tensor) -> None:
+        images = pixels[batch]
+        if recipe.shift:
+            images = shift_images(images, recipe.shift, offsets)
+        if recipe.flip:
+            images = flip_images(images, mirrored)
+        loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    if on_gpu := pixels.is_cuda:
+        update = Graphed(update)
     batch_size, steps_per_epoch, num_steps = training_steps(recipe, len(labels))
     measured = []
     for step in range(num_steps):
         number = step % steps_per_epoch
         if number == 0:  # anew in each epoch, and at once: a GPU would wait for what is drawn on the CPU in each step
             order = torch.randperm(len(labels), generator=generator).to(device)
-            drawn = draw_augmentation(recipe, steps_per_epoch, batch_size, generator)
+            drawn = draw_augmentation(recipe, min(steps_per_epoch, num_steps - step), batch_size, generator)
             offsets, mirrored = drawn[0].to(device), drawn[1].to(device)
-        batch = order[number * batch_size : (number + 1) * batch_size]
-        images = pixels[batch]
-        if recipe.shift:
-            images = shift_images(images, recipe.shift, offsets[number])
-        if recipe.flip:
-            images = flip_images(images, mirrored[number])
-        loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
-        loss.backward()
         share = one_cycle((step + 0.5) / num_steps, recipe.warmup) if recipe.schedule == "one_cycle" else 1
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * share
-            optimizer.step()
-            optimizer.zero_grad()
+            rate, group = optimizer.defaults["lr"] * share, optimizer.param_groups[0]
+            group["lr"] = group["lr"].fill_(rate) if on_gpu else rate
+        update(order[number * batch_size : (number + 1) * batch_size], offsets[number], mirrored[number])
+
         if images_seen is not None:
             images_seen += batch_size
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
@@ -200,6 +207,39 @@ def train_child(
 
     accuracy, top5_accuracy = max(measured)
     return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)
+
+
+class Graphed:
+    """A function of tensors as a CUDA graph: from the fourth call on all its kernels, some hundred, start at once.
+
+    The first three run as ever, and load what is needed. Nothing in it may depend on a tensor's content.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function, self.calls, self.graph = function, 0, torch.cuda.CUDAGraph()
+
+    def __call__(self, *inputs: Tensor) -> None:
+        self.calls += 1
+        if self.calls <= 3:
+            stream, ahead = capture_stream(), torch.cuda.current_stream()
+            stream.wait_stream(ahead)
+            with torch.cuda.stream(stream):
+                self.function(*inputs)
+            ahead.wait_stream(stream)
+            return
+        if self.calls == 4:
+            self.inputs = [tensor.clone() for tensor in inputs]
+            with torch.cuda.graph(self.graph, stream=capture_stream()):
+                self.function(*self.inputs)
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+
+
+@functools.cache
+def capture_stream() -> torch.cuda.Stream:
+    """One for all graphs of a process: memory that was freed is used again on the same stream only."""
+    return torch.cuda.Stream()
 
 
 def training_steps(recipe: Recipe, num_images: int) -> tuple[int, int, int]:
@@ -223,13 +263,18 @@ def on_device(images: Images, device: str) -> Images:
 
 def make_optimizers(child: Child, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """SGD or Adam for everything, or Muon for the filters of the convolutions and Adam for the rest."""
+    on_gpu = next(child.parameters()).is_cuda
     if recipe.optimizer == "sgd":
         settings = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
-        return [torch.optim.SGD(child.parameters(), nesterov=True, **settings)]
-    filters = [conv.weight for conv in child.convs] if recipe.optimizer == "muon" else []
-    others = [p for p in child.parameters() if not any(p is f for f in filters)]
-    optimizers: list = [torch.optim.Adam(others, lr=recipe.lr, betas=recipe.betas, fused=True)]
-    return [*optimizers, Muon(filters, lr=recipe.filter_lr, momentum=recipe.momentum)] if filters else optimizers
+        optimizers = [torch.optim.SGD(child.parameters(), nesterov=True, fused=on_gpu, **settings)]
+    else:
+        filters = [conv.weight for conv in child.convs] if recipe.optimizer == "muon" else []
+        others = [p for p in child.parameters() if not any(p is f for f in filters)]
+        optimizers = [torch.optim.Adam(others, lr=recipe.lr, betas=recipe.betas, fused=True, capturable=on_gpu)]
+        optimizers += [Muon(filters, lr=recipe.filter_lr, momentum=recipe.momentum)] if filters else []
+    for optimizer in optimizers if on_gpu else ():
+        optimizer.param_groups[0]["lr"] = torch.zeros((), device="cuda")  # a CUDA graph reads it there in each step
+    return optimizers
 
 
 class Muon(torch.optim.Optimizer):
@@ -246,7 +291,11 @@ class Muon(torch.optim.Optimizer):
             average.lerp_(p.grad, 1 - group["momentum"])
             step = orthogonalize(p.grad.lerp(average, group["momentum"]).flatten(1))  # Nesterov's look ahead
             height, width = step.shape  # filters, and the numbers of each
-            p.add_(step.view(p.shape), alpha=-group["lr"] * max(1, height / width) ** 0.5)
+            scale = -(max(1, height / width) ** 0.5)
+            if p.is_cuda:
+                p.addcmul_(step.view(p.shape), group["lr"], value=scale)
+            else:
+                p.add_(step.view(p.shape), alpha=group["lr"] * scale)
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:

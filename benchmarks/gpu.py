@@ -10,6 +10,8 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -17,15 +19,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+import model
 from benchmarks.common import PANEL, RESULTS, load_data
 from benchmarks.paper_cost import SHAPE, forward_flops, random_networks
 from datasets import Data, Images
@@ -51,6 +55,8 @@ class Size:
     compared: tuple[str, ...] = ("k3f8p0-k3f8p0", ONE_OF_THE_PANEL, "k7f32p2-k7f32p2")
     panel: tuple[str, ...] = PANEL
     workers: tuple[int, ...] = (1, 2, 4, 8)
+    mps_workers: tuple[int, ...] = (4, 8, 16)
+    cpu_workers: tuple[int, ...] = (2, 0)  # 0: one a core
     steps: tuple[int, int] = (20, 60)  # of two trainings: what is counted is their difference
     paper_layers: int = 15
     paper_batch: int = PAPER_RECIPE.batch_size
@@ -62,7 +68,7 @@ class Size:
 REHEARSAL = Size(
     search=("--num_children", "2", "--train_images", "300"),
     evaluation=("--num_seeds", "1", "--train_images", "300", "--eval_epochs", "1"),
-    default_settings=False, recipe=Recipe(epochs=0.01), panel=PANEL[:2], workers=(1, 2), steps=(2, 4), paper_layers=3,
+    default_settings=False, recipe=Recipe(epochs=0.01), panel=PANEL[:2], workers=(1, 2), mps_workers=(), cpu_workers=(2,), steps=(2, 4), paper_layers=3,
     paper_batch=16, paper_images=160, paper_epochs=(0.1, 0.3), patience=10,
 )  # fmt: skip
 
@@ -158,18 +164,35 @@ def accuracy(size: Size, device: str) -> Iterator[dict]:
 
 
 def throughput(size: Size, device: str) -> Iterator[dict]:
-    """Children an hour, by the mean time of a child while all workers train; and of all cores of this machine."""
+    """Children an hour, by the mean time of a child while all workers train; of this machine's cores; with MPS."""
     data, rows = load_data("MNIST")[0], []
-    for where, count in [*((device, count) for count in size.workers), ("cpu", usable_cores())]:
-        rounds = -(-2 * count // len(size.panel))  # at least two children for each worker
-        with Workers(count, data, device=where) as workers:
-            train_all(workers, [(size.panel[0], seed) for seed in range(2 * count)], replace(size.recipe, epochs=0.01))
-            jobs = [(text, seed) for seed in range(rounds) for text in size.panel]
-            seconds = [row["seconds"] for row in train_all(workers, jobs, size.recipe)]
-        mean = statistics.fmean(seconds)
-        rows.append({"device": where, "workers": count, "children": len(jobs), "seconds": mean})
-        rows[-1]["children_per_hour"] = 3600 * count / mean
-        yield {"rows": rows}
+    for what, counts in (("gpu", size.workers), ("cpu", size.cpu_workers), ("gpu, mps", size.mps_workers)):
+        where = "cpu" if what == "cpu" else device
+        with multi_process_service() if what == "gpu, mps" else nullcontext(True) as there:
+            for count in (n or usable_cores() for n in counts if there):
+                rounds = -(-2 * count // len(size.panel)) if what == "cpu" else count  # a GPU loads kernels at first
+                with Workers(count, data, device=where) as workers:
+                    first = [(size.panel[0], seed) for seed in range(2 * count)]
+                    train_all(workers, first, replace(size.recipe, epochs=0.01))
+                    jobs = [(text, seed) for seed in range(rounds) for text in size.panel]
+                    mean = statistics.fmean(row["seconds"] for row in train_all(workers, jobs, size.recipe))
+                rows.append({"device": what, "workers": count, "children": len(jobs), "seconds": mean})
+                rows[-1]["children_per_hour"] = 3600 * count / mean
+                yield {"rows": rows}
+
+
+@contextmanager
+def multi_process_service() -> Iterator[bool]:
+    """While NVIDIA's MPS runs, kernels of several processes run at once, not in turns; False where it is missing."""
+    control = shutil.which("nvidia-cuda-mps-control")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        variables = dict.fromkeys(("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"), name)
+        with patch.dict(os.environ, variables):
+            if control:
+                subprocess.run([control, "-d"], check=True)
+            yield bool(control)
+            if control:
+                subprocess.run([control], input="quit\n", text=True, check=True)
 
 
 # --- one step -----------------------------------------------------------------------------------------------------
@@ -186,22 +209,26 @@ def counted(architecture: Architecture, data: Data, recipe: Recipe, steps: int, 
         train_child(architecture, few, recipe, 0, device)
     kernels, launches, operations = {}, 0, 0
     for event in profiler.events():
-        launches += "LaunchKernel" in event.name
+        launches += "LaunchKernel" in event.name or "GraphLaunch" in event.name
         operations += event.name.startswith("aten::")
         if event.device_type == DeviceType.CUDA and not event.is_user_annotation:
             kernels[event.name] = kernels.get(event.name, 0) + event.time_range.elapsed_us()
     return {"wall": wall, "launches": launches, "operations": operations, "kernels": kernels}
 
 
-def one_step(data: Data, architecture: Architecture, recipe: Recipe, steps: tuple[int, int], device: str) -> dict:
-    """Runs in a worker process: what the longer of two trainings takes more, a step."""
+def one_step(
+    data: Data, architecture: Architecture, recipe: Recipe, steps: tuple[int, int], device: str, graph: bool
+) -> dict:
+    """Runs in a worker process: what the longer of two trainings takes more, a step; as a graph or kernel by kernel."""
+    if not graph:
+        model.Graphed = lambda update: update  # this process trains nothing else
     counted(architecture, data, recipe, steps[0], device)  # the first training loads the kernels
     short, long = (counted(architecture, data, recipe, n, device) for n in steps)
     more, names = steps[1] - steps[0], long["kernels"]
     step = {key: (long[key] - short[key]) / more for key in ("wall", "launches", "operations")}
     kernels = {name: (names[name] - short["kernels"].get(name, 0)) / more for name in sorted(names, key=names.get)}
     busy = sum(kernels.values())
-    step |= {"architecture": str(architecture), "batch_size": recipe.batch_size}
+    step |= {"architecture": str(architecture), "batch_size": recipe.batch_size, "graph": graph}
     step |= {"kernel_microseconds": busy, "busy": busy / step["wall"] if busy else None}
     return step | {"largest_kernels": dict(list(kernels.items())[:-11:-1])}
 
@@ -219,9 +246,9 @@ def step(size: Size, device: str) -> Iterator[dict]:
     jobs = [(load_data("MNIST")[0], parse_architecture(ONE_OF_THE_PANEL), size.recipe)]
     paper = replace(PAPER_RECIPE, batch_size=size.paper_batch)
     jobs.append((paper_data(max(size.steps) * size.paper_batch), network, paper))
-    for data, architecture, recipe in jobs:
+    for (data, architecture, recipe), graph in itertools.product(jobs, (True, False)):
         with Workers(1, data, device=device) as workers:
-            work = workers.submit(workers.run, one_step, architecture, recipe, size.steps, device)
+            work = workers.submit(workers.run, one_step, architecture, recipe, size.steps, device, graph)
             rows.append(work.result())
         yield {"rows": rows}
 
@@ -275,7 +302,7 @@ def memory(size: Size, device: str) -> Iterator[dict]:
 # --- the whole ----------------------------------------------------------------------------------------------------
 
 SECTIONS = {  # seconds that each may take, the most important ones first
-    small_commands: 90, default_commands: 150, memory: 30, step: 60, accuracy: 100, paper: 60, throughput: 150
+    small_commands: 80, default_commands: 100, memory: 25, step: 60, accuracy: 70, throughput: 170, paper: 50
 }  # fmt: skip
 
 
@@ -328,13 +355,14 @@ def page(result: dict) -> Iterator[str]:
             len(found["accuracy"]["jobs"]), **found["accuracy"]
         )
     for row in found["throughput"].get("rows", ()):
-        yield "{children_per_hour:9,.0f} children an hour, {workers:>2} workers on {device}, {seconds:.2f} s each".format(
+        yield "{children_per_hour:9,.0f} children an hour, {workers:>2} workers ({device}), {seconds:.2f} s each".format(
             **row
         )
     for row in found["step"].get("rows", ()):
         busy = "?" if row["busy"] is None else f"{row['busy']:.1%}"
-        yield "a step of {batch_size}: {wall:,.0f} us, {launches:.0f} launches, {operations:.0f} operations, GPU busy {}: {architecture:.60}".format(
-            busy, **row
+        how = "as a graph" if row["graph"] else "kernel by kernel"
+        yield "a step of {batch_size} {}: {wall:,.0f} us, {launches:.0f} launches, {operations:.0f} operations, GPU busy {}: {architecture:.60}".format(
+            how, busy, **row
         )
         for name, microseconds in list(row["largest_kernels"].items())[:3]:
             yield f"{microseconds:9.1f} us  {name[:90]}"

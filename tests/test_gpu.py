@@ -4,7 +4,9 @@ import gc
 import subprocess
 import sys
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -18,13 +20,16 @@ import evaluation
 import model
 import utils
 import workers
-from model import PAPER_RECIPE, Child, Recipe, on_device, summarize, train_child, training_steps
+from model import PAPER_RECIPE, Child, Graphed, Recipe, on_device, summarize, train_child, training_steps
 
 RECIPES = {
     "Muon": replace(evaluation.EVALUATION, batch_size=16, epochs=3, flip=True),
     "Adam": Recipe(batch_size=16, epochs=3, optimizer="adam"),
     "SGD": replace(PAPER_RECIPE, batch_size=16, epochs=3, best_of=1),
 }
+
+
+WITHOUT_A_SHAPE = (torch.ops.aten._fused_adam_.tensor_lr, torch.ops.aten._fused_sgd_.tensor_lr)  # and result
 
 
 class Pretended(TorchDispatchMode):
@@ -34,6 +39,7 @@ class Pretended(TorchDispatchMode):
         super().__init__()
         self.tensors, self.children, self.steps, self.on_cpu = FakeTensorMode(allow_non_fake_inputs=True), [], 0, set()
         monkeypatch.setattr(model, "Child", self.make)
+        monkeypatch.setattr(model, "Graphed", lambda update: update)
         monkeypatch.setattr(torch.Tensor, "backward", lambda loss: self.backward(loss))
 
     def make(self, *args) -> Child:
@@ -49,7 +55,7 @@ class Pretended(TorchDispatchMode):
         self.steps += 1
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        result = None if function in WITHOUT_A_SHAPE else function(*args, **(kwargs or {}))
         if any(isinstance(x, torch.Tensor) and x.device.type == "cpu" for x in tree_leaves((args, kwargs, result))):
             self.on_cpu.add(self.steps)
         return result
@@ -80,6 +86,44 @@ def test_a_training_stays_on_the_gpu(monkeypatch, name, architecture):
     assert torch.backends.cudnn.deterministic
     with gpu:
         assert summarize(gpu.children[0], (2, 12, 12))[-1].output_shape == (7,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("architecture", [SMALL, PAPER], ids=str)
+@pytest.mark.parametrize("name", RECIPES)
+def test_steps_as_a_graph_give_the_same_weights(monkeypatch, name, architecture):
+    graphed = train_child(architecture, DATA, RECIPES[name], 0, "cuda")
+    monkeypatch.setattr(model, "Graphed", lambda update: update)
+    step_by_step = train_child(architecture, DATA, RECIPES[name], 0, "cuda")
+    pairs = zip(graphed.child.parameters(), step_by_step.child.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs) and graphed[1:3] == step_by_step[1:3]
+
+
+def test_a_graph_is_given_the_tensors_of_each_call(monkeypatch):
+    """A pretended one, which holds what is called while it is captured and does it in each replay."""
+    done, captured = [], []
+
+    class Graph:
+        capturing = False
+
+        def replay(self) -> None:
+            done.append(captured[0].tolist())
+
+    @contextmanager
+    def capture(graph, stream):
+        Graph.capturing = True
+        yield
+        Graph.capturing = False
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", MagicMock())
+    monkeypatch.setattr(model, "capture_stream", MagicMock())
+    function = Graphed(lambda x: captured.append(x) if Graph.capturing else done.append(x.tolist()))
+    for i in range(6):
+        function(torch.tensor([i]))
+    assert done == [[i] for i in range(6)] and len(captured) == 1
 
 
 OUT_OF_MEMORY = [
