@@ -3,7 +3,7 @@
 import csv
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from datasets import Data, Images, in_shared_memory, load_images, search_data
 from model import Recipe, measure, train_child
-from search_space import parse_architecture
+from search_space import Architecture, parse_architecture
 from utils import ROOT, usable_cores
 from workers import Workers
 
@@ -48,14 +48,17 @@ def load_data(dataset: str) -> tuple[Data, Images]:
     return data, load_images(dataset, ROOT / "data", train=False)[0]
 
 
-def train_and_test(shared: tuple[Data, Images], text: str, recipe: Recipe, seed: int, both_sides: bool = False) -> dict:
+def train_and_test(
+    shared: tuple[Data, Images], network: str | Architecture | Callable, recipe: Recipe, seed: int, both_sides=False
+) -> dict:
     """Train a child as a search does, and measure it on the test images beside; seconds of the core, not of the clock.
 
-    Runs in a worker process.
+    Runs in a worker process. The network may be anything that `train_child` takes.
     """
     data, test = shared
     started = time.process_time()
-    trained = train_child(parse_architecture(text), data, recipe, seed)
+    network = parse_architecture(network) if isinstance(network, str) else network
+    trained = train_child(network, data, recipe, seed)
     seconds = time.process_time() - started  # other work does not count
     accuracy = measure(trained.child, data.held_out, True)[0] if both_sides else trained.accuracy
     tested = measure(trained.child, test, both_sides)[0]

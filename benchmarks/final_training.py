@@ -7,12 +7,17 @@ are those of the core. Writes results/final_training.csv and its summary.
 """
 
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
 from benchmarks.common import RESULTS, read_rows, train_missing
 from evaluation import EVALUATION, SAME_IN_A_MIRROR
-from model import Recipe
+from model import Child, Recipe
+from search_space import Architecture, parse_architecture
 from utils import child_seed, environment, write_json
 
 FILE = RESULTS / "final_training.csv"
@@ -24,7 +29,30 @@ TWO, THREE = "k3f32p2-k5f32p1", "k3f32p1-k3f32p1-k3f32p1"
 DEPTHS = {"3 layers": THREE, "4 layers": f"{THREE}-k3f32p1"}
 
 
-def trainings(dataset: str) -> dict[str, tuple[str, Recipe, bool]]:
+class WithAverage(nn.Module):
+    """A child that is judged with the moving average of its weights."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__()
+        self.child = child
+        self.average = AveragedModel(child, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
+
+    @property
+    def convs(self) -> nn.ModuleList:
+        return self.child.convs
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            return self.average(images)
+        self.average.update_parameters(self.child)
+        return self.child(images)
+
+
+def with_average(image_shape: tuple[int, int, int], num_classes: int) -> WithAverage:
+    return WithAverage(Child(parse_architecture(TWO), image_shape, num_classes))
+
+
+def trainings(dataset: str) -> dict[str, tuple[str | Architecture | Callable, Recipe, bool]]:
     """What is tried on a data set: a network, a recipe, and whether it is judged from both sides."""
     mirrored = dataset in SAME_IN_A_MIRROR
     base = replace(EVALUATION, flip=mirrored)
@@ -36,11 +64,19 @@ def trainings(dataset: str) -> dict[str, tuple[str, Recipe, bool]]:
     tried |= {
         f"{depth}, {n} epochs": (text, replace(base, epochs=n)) for depth, text in DEPTHS.items() for n in (8, 16)
     }
+    two = parse_architecture(TWO)
+    tried["twice the hidden units"] = (replace(two, hidden=2 * two.hidden), base)
+    tried["global average pooling instead"] = (replace(two, hidden=None), base)
+    tried["averaged weights"] = (with_average, base)
     tried = {name: (*training, mirrored) for name, training in tried.items()}
     if mirrored:
         tried["not mirrored, judged from one side"] = (TWO, replace(base, flip=False), False)
         tried["judged from one side"] = (TWO, base, False)
     return tried
+
+
+def described(network: str | Architecture | Callable) -> str:
+    return TWO if callable(network) else str(network)
 
 
 def epochs(n: int) -> str:
@@ -52,8 +88,13 @@ def train() -> None:
     done = read_rows(FILE, "dataset", "change")
     for seed, dataset in product(range(SEEDS), DATASETS):
         jobs = {
-            (dataset, change, text, seed): (text, recipe, child_seed(seed, text), both_sides)
-            for change, (text, recipe, both_sides) in trainings(dataset).items()
+            (dataset, change, described(network), seed): (
+                network,
+                recipe,
+                child_seed(seed, described(network)),
+                both_sides,
+            )
+            for change, (network, recipe, both_sides) in trainings(dataset).items()
             if (dataset, change, seed) not in done
         }
         if jobs:

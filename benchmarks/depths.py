@@ -1,0 +1,71 @@
+"""Are three or four layers better than two in the same time? Searches of each depth, and their picks trained alike.
+
+python -m benchmarks.depths      (goes on where it stopped)
+
+Each pick is trained for the seconds that 8 epochs of the first two-layer pick take, on the images of a search, and
+measured on the validation images; the test images stand beside. Writes results/depths.csv and its summary.
+"""
+
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.common import RESULTS, load_data, read_rows, train_missing
+from benchmarks.references import parameters_of, seconds_of_a_step
+from evaluation import EVALUATION
+from search_space import parse_architecture
+from utils import ROOT, child_seed, environment, read_json, write_json
+
+FILE = RESULTS / "depths.csv"
+COLUMNS = (
+    "layers", "architecture", "parameters", "search_seconds", "epochs", "seed",
+    "val_accuracy", "test_accuracy", "seconds", "instruction_set",
+)  # fmt: skip
+DATASET, DEPTHS, SEEDS = "FashionMNIST", (2, 3, 4), 3
+
+
+def search(layers: int, seed: int) -> Path:
+    """A search as a reader would start it, its run folder."""
+    folder = ROOT / "runs" / f"{DATASET.lower()}-{layers}-layers-seed{seed}"
+    flags = ("--dataset", DATASET, "--num_layers", str(layers), "--seed", str(seed), "--run_dir", str(folder))
+    subprocess.run([sys.executable, "train.py", *flags], cwd=ROOT, check=True)
+    return folder
+
+
+def train() -> None:
+    """Train the pick of each search that the file lacks; all first search."""
+    done, data = read_rows(FILE, "layers"), load_data(DATASET)[0]
+    recipe, jobs, budget = replace(EVALUATION, flip=True), {}, None
+    for layers in DEPTHS:
+        for seed in range(SEEDS):
+            folder = search(layers, seed)
+            text = read_json(folder / "best.json")["architecture"]
+            network = parse_architecture(text)
+            second = seconds_of_a_step(network, data, recipe, "cpu")
+            budget = budget or recipe.epochs * second  # of the first one
+            epochs = round(budget / second, 2)
+            searched = round(read_json(folder / "time.json")["workers"])
+            if (str(layers), seed) not in done:
+                key = (layers, text, parameters_of(network, data), searched, epochs, seed)
+                jobs[key] = (text, replace(recipe, epochs=epochs), child_seed(seed, text), True)
+    if jobs:
+        train_missing(FILE, COLUMNS, DATASET, jobs)
+
+
+def summarize() -> dict:
+    """Means and standard deviations over the searches of each depth."""
+    rows, result = read_rows(FILE, "layers"), {}
+    for layers in DEPTHS:
+        some = [row for key, row in rows.items() if key[0] == str(layers)]
+        result[str(layers)] = {"n": len(some)}
+        for column in ("parameters", "search_seconds", "epochs", "val_accuracy", "test_accuracy", "seconds"):
+            values = [float(row[column]) for row in some]
+            result[str(layers)] |= {column: statistics.fmean(values), f"{column}_std": statistics.stdev(values)}
+    return result
+
+
+if __name__ == "__main__":
+    train()
+    write_json(FILE.with_suffix(".json"), summarize() | {"command": "python -m benchmarks.depths"} | environment())
