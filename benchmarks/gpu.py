@@ -302,7 +302,7 @@ def memory(size: Size, device: str) -> Iterator[dict]:
 # --- the whole ----------------------------------------------------------------------------------------------------
 
 SECTIONS = {  # seconds that each may take, the most important ones first
-    small_commands: 80, default_commands: 100, memory: 25, step: 60, accuracy: 70, throughput: 170, paper: 50
+    small_commands: 100, default_commands: 100, memory: 25, step: 100, accuracy: 60, throughput: 160, paper: 50
 }  # fmt: skip
 
 

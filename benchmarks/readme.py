@@ -124,6 +124,30 @@ def references() -> str:
     return table(["", "MNIST, test", "parameters", "Fashion-MNIST, test", "parameters"], list(rows.values()))
 
 
+def gpu_children() -> str:
+    """Children of the default search an hour, on a GPU and on the processor beside it."""
+    rows = sorted(read("gpu.json")["throughput"]["rows"], key=lambda row: row["device"])
+    two = next(row["children_per_hour"] for row in rows if row["device"] == "cpu" and row["workers"] == 2)
+    cells = []
+    for row in rows:
+        where = {"gpu": "GPU", "gpu, mps": "GPU, with MPS", "cpu": "processor"}[row["device"]]
+        rate = row["children_per_hour"]
+        cells.append([where, row["workers"], f"{rate:,.0f}", f"{rate / two:.1f}"])
+    return table(["", "workers", "children an hour", "times two cores"], cells)
+
+
+def gpu_steps() -> str:
+    """What a training's step takes on a GPU, as one graph and kernel by kernel."""
+    rows = read("gpu.json")["step"]["rows"]
+    names = ("the default search's `k5f16p0-k5f32p1`", "15 layers of the paper's space")
+    cells = []
+    for name, graph, each in zip(names, rows[::2], rows[1::2], strict=True):
+        times = (f"{row['wall'] / 1000:.2f} ms" for row in (graph, each))
+        cells.append([name, graph["batch_size"], *times, f"{each['launches']:.0f}", f"{each['busy']:.0%}"])
+    header = ["a step of", "images", "as a graph", "kernel by kernel", "launches", "then busy"]
+    return table(header, cells)
+
+
 def answer() -> str:
     """The short comparison on the first page."""
     columns = [methods_of(name) for name in TABLED]
@@ -260,6 +284,7 @@ def lags() -> str:
 TABLES = {
     f.__name__: f for f in (searches, fashion, final, epochs, references, answer, tests, policy, windows, recipes, lags)
 }
+TABLES |= {f.__name__: f for f in (gpu_children, gpu_steps)}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
 TABLES |= {name: partial(comparison, name) for name in TABLED}

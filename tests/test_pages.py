@@ -146,8 +146,40 @@ def claims() -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+def claims_of_the_gpu() -> dict[str, list[str]]:
+    """What one run on a GPU has shown, by page."""
+    gpu = read("gpu.json")
+    search, evaluation = gpu["default_commands"]["rows"]
+    same, paper, step = gpu["accuracy"], gpu["paper"], gpu["step"]["rows"][1]
+    assert not gpu["rehearsal"] and (step["graph"], search["failed"]) == (False, 0)
+    assert same["equal_within_noise"] and same["same_weights_again"] == len(same["jobs"]) == 9
+    assert gpu["small_commands"]["one_and_three_workers_give_the_same_ledger"] and gpu["memory"]["is_a_failed_child"]
+    rates = {(row["device"], row["workers"]): row["children_per_hour"] for row in gpu["throughput"]["rows"]}
+    seconds = "{:.0f} and {:.0f}".format(search["seconds"], evaluation["seconds"])
+    assert search["gpu"] == "NVIDIA H200" and max(search["seconds"], evaluation["seconds"]) < 60
+    return {
+        "gpu.md": [
+            f"take {seconds} seconds, and the network that was found has {100 * evaluation['top1_mean']:.2f} ± "
+            f"{100 * evaluation['top1_std']:.2f}%",
+            f"{step['launches']:.0f} *kernels*",
+            f"as many as {2 * rates['gpu, mps', 16] / rates['cpu', 2]:.0f} cores of the processor",
+            f"{100 * same['mean_difference']:.2f} ± {100 * same['half_of_the_95_percent_interval']:.2f} points",
+            "takes {:.0f}, on the GPU".format(gpu["small_commands"]["rows"][1]["seconds"]),
+            f"differ by {100 * same['std_of_a_training']:.2f} (standard deviation)",
+        ],
+        "paper_space.md": [
+            f"kept up {3 * paper['flops'] * paper['images'] / paper['seconds_an_epoch'] / 1e12:.0f} in an epoch"
+        ],
+    }  # fmt: skip
+
+
 def test_numbers_in_sentences_equal_the_files_in_results():
-    for page, sentences in [("results.md", claims_of_rewards()), *claims_of_networks().items(), *claims().items()]:
+    for page, sentences in [
+        ("results.md", claims_of_rewards()),
+        *claims_of_networks().items(),
+        *claims().items(),
+        *claims_of_the_gpu().items(),
+    ]:
         text = " ".join(TEXT[page].split())
         for sentence in sentences:
             assert sentence in text, f"{page} does not say: {sentence}"
