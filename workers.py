@@ -199,8 +199,15 @@ def _call(function: Callable, args: tuple) -> Any:
     try:
         return function(_shared, *args)
     except (RuntimeError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        reason = lacking_memory(error) or lacking_memory(error.__context__)  # which a CUDA graph's error may hide
+        if not reason:
             raise
     torch.cuda.empty_cache()
     raise TaskFailed(f"out of memory: {reason}")  # raised above it would hold the frames, and so the tensors, of error
+
+
+def lacking_memory(error: BaseException | None) -> str | None:
+    """The first line of an error that says so."""
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None

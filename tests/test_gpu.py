@@ -20,7 +20,7 @@ import evaluation
 import model
 import utils
 import workers
-from model import PAPER_RECIPE, Child, Graphed, Recipe, on_device, summarize, train_child, training_steps
+from model import PAPER_RECIPE, Child, Graphed, Recipe, on_device, one_cycle, summarize, train_child, training_steps
 
 RECIPES = {
     "Muon": replace(evaluation.EVALUATION, batch_size=16, epochs=3, flip=True),
@@ -38,6 +38,7 @@ class Pretended(TorchDispatchMode):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.tensors, self.children, self.steps, self.on_cpu = FakeTensorMode(allow_non_fake_inputs=True), [], 0, set()
+        self.rates = []  # that were written into the tensors of learning rates
         monkeypatch.setattr(model, "Child", self.make)
         monkeypatch.setattr(model, "Graphed", lambda update: update)
         monkeypatch.setattr(torch.Tensor, "backward", lambda loss: self.backward(loss))
@@ -55,6 +56,8 @@ class Pretended(TorchDispatchMode):
         self.steps += 1
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.fill_.Scalar and args[0].is_cuda and not args[0].dim():
+            self.rates.append(args[1])
         result = None if function in WITHOUT_A_SHAPE else function(*args, **(kwargs or {}))
         if any(isinstance(x, torch.Tensor) and x.device.type == "cpu" for x in tree_leaves((args, kwargs, result))):
             self.on_cpu.add(self.steps)
@@ -80,6 +83,10 @@ def test_a_training_stays_on_the_gpu(monkeypatch, name, architecture):
     with Pretended(monkeypatch) as gpu, pytest.raises(DataDependentOutputException) as stopped:
         train_child(architecture, DATA, RECIPES[name], 0, "cuda")
     assert gpu.steps == num_steps == 3 * steps_per_epoch == 6
+    recipe = RECIPES[name]
+    peaks = [recipe.lr, recipe.filter_lr][: 1 + (name == "Muon")]
+    shares = [one_cycle((i + 0.5) / 6, recipe.warmup) if recipe.schedule == "one_cycle" else 1 for i in range(6)]
+    assert gpu.rates == [peak * share for share in shares for peak in peaks]
     assert "top_k_accuracy" in [entry.name for entry in stopped.traceback]
     assert {step % steps_per_epoch for step in gpu.on_cpu} == {0}  # what an epoch needs is drawn and moved at once
     assert all(p.is_cuda and p.grad is None for p in gpu.children[0].parameters())
@@ -164,6 +171,17 @@ def test_a_training_that_runs_out_of_memory_gives_it_back(monkeypatch, error):
     assert emptied == [True]
     reason = str(error).split("\n")[0] or "MemoryError"
     assert str(failed.value) == f"out of memory: {reason}"
+
+
+def test_memory_that_runs_out_while_a_graph_is_recorded_is_recognised():
+    def record(_):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        finally:
+            raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+    with pytest.raises(workers.TaskFailed, match="out of memory: CUDA out of memory"):
+        workers._call(record, ())
 
 
 def test_what_pytorch_says_when_memory_is_short_is_recognised():
