@@ -16,7 +16,7 @@ from torch.distributions import Categorical
 
 
 class Rollout(NamedTuple):
-    actions: Tensor  # (n, T) int64, the index of the choice made at each step
+    actions: Tensor  # (n, T) int64, the index of the choice made for each token
     log_prob: Tensor  # (n, T) log pi(a_t | a_<t)
     entropy: Tensor  # (n, T) entropy of pi(. | a_<t), in nats
 

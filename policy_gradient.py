@@ -5,11 +5,10 @@
             b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
 
 On the batch alone, with tau = 0 and rewards for ranks, this is the paper's update; with tau > 0 the mean of -log pi(a)
-estimates the policy's entropy, and tau is what it is worth. On all that is remembered it is the gradient of a squared
-error instead of an expected reward: old samples need no importance weights. It vanishes where R - tau log pi(a) = b,
-that is pi(a) = exp((R - b) / tau), for every a: the best are the most probable, and nothing is forgotten. This is the
-log-variance or trajectory-balance loss, or path consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al.
-2017).
+estimates the policy's entropy, and tau is what it is worth. On all that is remembered the step lowers the mean of
+(R - tau log pi(a) - b)^2 / (2 tau), b and tau held constant, whichever policy drew a. That error is 0 if pi(a) =
+exp((R - b) / tau) for every a: the best are the most probable, and nothing is forgotten. It is the log-variance or
+trajectory-balance loss, or path consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al. 2017).
 
     search = PolicyGradient(Controller(num_choices=[4, 4, 4]))
     for metrics in search.search(evaluate=sum, num_children=40):  # any function from actions to a reward
@@ -41,7 +40,7 @@ class PolicyGradient:
     controller: Controller
     _: KW_ONLY
     children_per_update: int = 2  # m (§3.2)
-    update_lag: int = 4  # update_lag + 1 batches are in training; each was sampled that many updates ago
+    update_lag: int = 4  # updates between a batch's sampling and its own; one batch more is in training
     lr: float = 0.02  # of Adam; with replay divided by sqrt(1 + children / c), c: the choices of all tokens added up
     entropy_weight: float = 0.7  # what a uniform policy's entropy is worth, in standard deviations of R
     baseline_decay: float = 0.5  # of the moving average b, per update
@@ -134,7 +133,7 @@ class PolicyGradient:
         return metrics | {"loss": self.update(children) if children else 0.0}
 
     def update(self, children: list[Actions]) -> float:
-        """One step of REINFORCE (§3.2), with the entropy as a reward (not in the paper); returns the loss."""
+        """One step of Adam; without replay it is REINFORCE (§3.2) with an entropy bonus; returns the loss."""
         log_prob, tau = self.score(children)  # (n,), (n,)
         R = self.scaled([self.reward_of[child] for child in children])  # (n,)
 
@@ -151,7 +150,7 @@ class PolicyGradient:
         return loss.item()
 
     def score(self, children: Sequence[Actions]) -> tuple[torch.Tensor, torch.Tensor]:
-        """log pi (n,) and tau (n,) = entropy_weight * std of R / log N of each child; N networks are as deep as it."""
+        """Of each child log pi (n,) and tau (n,) = entropy_weight * std(R) / log N; N networks are as deep as it."""
         depths = [torch.tensor(list(depth)) for _, depth in groupby(children, key=len)]  # (n of this depth, T)
         log_prob = torch.cat([self.controller(depth).log_prob.sum(1) for depth in depths])
         log_n = [sum(map(math.log, self.controller.token_choices()[: len(child)])) or 1.0 for child in children]
@@ -170,7 +169,7 @@ class PolicyGradient:
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
-        """These sequences, the best first: by R of their mean reward + tau log pi, which is a smoothed R - b."""
+        """These sequences, the best first: by (R of their mean reward) + tau log pi, a smoothed R - b."""
         log_prob, tau = self.score(list(rewards))
         value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + tau * log_prob
         return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 
 class Decision(NamedTuple):
-    """One token of an architecture and the values it may take."""
+    """One step of the controller and the values that its token may take."""
 
     name: str
     choices: tuple[int, ...]

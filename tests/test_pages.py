@@ -162,10 +162,11 @@ def claims_of_the_gpu() -> dict[str, list[str]]:
             f"take {seconds} seconds, and the network that was found has {100 * evaluation['top1_mean']:.2f} ± "
             f"{100 * evaluation['top1_std']:.2f}%",
             f"{step['launches']:.0f} *kernels*",
-            f"as many as {2 * rates['gpu, mps', 16] / rates['cpu', 2]:.0f} cores of the processor",
+            f"{rates['gpu, mps', 16] / rates['cpu', 16]:.1f} times as many as all 16 cores beside it, "
+            f"and {rates['gpu, mps', 16] / rates['cpu', 2]:.0f} times as many as two",
             f"{100 * same['mean_difference']:.2f} ± {100 * same['half_of_the_95_percent_interval']:.2f} points",
             "takes {:.0f}, on the GPU".format(gpu["small_commands"]["rows"][1]["seconds"]),
-            f"differ by {100 * same['std_of_a_training']:.2f} (standard deviation)",
+            f"varies by {100 * same['std_of_a_training']:.2f} (standard deviation)",
         ],
         "paper_space.md": [
             f"kept up {3 * paper['flops'] * paper['images'] / paper['seconds_an_epoch'] / 1e12:.0f} in an epoch"
