@@ -73,11 +73,15 @@ def claims_of_rewards() -> list[str]:
 
 def claims_of_networks() -> dict[str, list[str]]:
     """Those on networks that were found, and on others beside them, by page."""
-    found_fashion = read("fashionmnist-small", "evaluation.json")
+    found_fashion = read("fashionmnist-two-layers", "evaluation.json")
     assert read("mnist", "best.json")["architecture"] == read("mnist-random", "best.json")["architecture"]
     tested = {row["name"]: row for row in read("mnist", "evaluation.json")["references"]}
     ready_made = [tested[name] for name in ("ResNet-18", "MobileNetV3-small")]
-    largest = next(row for row in found_fashion["references"] if row["name"] == "largest network")
+    fashion = {row["name"]: row for row in found_fashion["references"]}
+    largest, lenet, random = (fashion[name] for name in ("largest network", "LeNet-5's layers", "random networks"))
+    assert abs(found_fashion["top1_mean"] - random["top1_mean"] - 0.01) < 0.0005
+    assert abs(found_fashion["top1_mean"] - lenet["top1_mean"] - 0.02) < 0.0005
+    assert 0 < found_fashion["top1_mean"] - largest["top1_mean"] < 0.003
     two = read("fashionmnist", "evaluation.json")
     deep = read("mnist4", "evaluation.json")
     deep_minutes = (deep["seconds"] + read("mnist4", "time.json")["wall"]) / 60
@@ -87,7 +91,8 @@ def claims_of_networks() -> dict[str, list[str]]:
         "README.md": [f"the network it found ([{two['top1_mean']:.2%} on test images]"],
         "own_data.md": [f"{two['recipe']['epochs']:.0f} epochs reach {two['top1_mean']:.2%}"],
         "results.md": [
-            f"with {1 - found_fashion['parameters'] / largest['parameters']:.0%} fewer parameters",
+            f"has {1 - found_fashion['parameters'] / largest['parameters']:.0%} fewer parameters",
+            "{:.2f} and {:.2f}%, what was found".format(*(100 * fashion[r["name"]]["top1_mean"] for r in ready_made)),
             "{:.2f} and {:.2f}% in the same time".format(*(100 * row["top1_mean"] for row in ready_made)),
             "{:.2f} and {:.1f} epochs".format(*(row["epochs"] for row in ready_made)),
             f"finds `{two['architecture']}`, with {two['parameters']:,} parameters. Trained for "
