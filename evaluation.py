@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import datasets
+import model
 import utils
 from datasets import Data, Preparation
 from model import PAPER_RECIPE, Child, Recipe, long_enough, measure, on_device, predict, summarize, train_child
@@ -35,8 +37,7 @@ def evaluate(args: argparse.Namespace) -> None:
     device = utils.choose_device(args.use_cuda)
     args.use_cuda = device == "cuda"  # what isn't there is said once
     architecture, suffix, settings = choose_architecture(args)
-    image_size = args.image_size or settings.get("image_size")
-    searched = {} if suffix else settings
+    image_size, searched = args.image_size or settings.get("image_size"), {} if suffix else settings
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, settings, data)
     size = print_network(architecture, data)
@@ -62,8 +63,7 @@ def evaluate(args: argparse.Namespace) -> None:
         import plots  # here, because worker processes import this file and none needs matplotlib
 
         title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
-        figure = plots.plot_confusions(confusions, data.preparation.classes, title)
-        figure.savefig(args.run_dir / f"confusion{suffix}.png")
+        plots.plot_confusions(confusions, result["classes"], title).savefig(args.run_dir / f"confusion{suffix}.png")
 
     print_accuracies(result)
     if args.references:
@@ -105,8 +105,7 @@ def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe
     recipe = replace(recipe, flip=flip, best_of=1)  # the test set chooses none
     if args.eval_epochs is not None:
         return replace(recipe, epochs=args.eval_epochs)
-    searched = settings.get("recipe", {}).get("epochs", 0)
-    recipe = replace(recipe, epochs=max(recipe.epochs, searched))
+    recipe = replace(recipe, epochs=max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0)))
     return recipe if args.dataset in datasets.BUILT_IN else long_enough(recipe, len(data.train.labels))
 
 
@@ -137,7 +136,7 @@ def print_network(architecture: Architecture, data: Data) -> dict:
 def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int) -> list[dict]:
     """Train architectures, each with a recipe and a seed, in parallel; top-1, top-5 and, of a `Child`, weights."""
     images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
-    total = sum(round(recipe.epochs * len(data.train.labels)) for _, recipe, _ in jobs)
+    total = sum(math.prod(model.training_steps(recipe, len(data.train.labels))[::2]) for _, recipe, _ in jobs)  # images
     with (
         Workers(min(num_workers, len(jobs)), shared=(datasets.in_shared_memory(data), images_seen)) as workers,
         tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
@@ -174,8 +173,7 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
 @torch.inference_mode()
 def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[int]]:
     """How many test images of each class a child, on the CPU, takes for which (classes, classes)."""
-    batches = data.held_out.pixels.split(500)
-    predicted = torch.cat([predict(child, pixels, both_sides).argmax(1) for pixels in batches])
+    predicted = torch.cat([predict(child, some, both_sides).argmax(1) for some in data.held_out.pixels.split(500)])
     pairs = data.held_out.labels * data.num_classes + predicted
     return pairs.bincount(minlength=data.num_classes**2).view(data.num_classes, -1).tolist()
 

@@ -212,7 +212,8 @@ def train_child(
 class Graphed:
     """A function of tensors as a CUDA graph: from the fourth call on all its kernels, some hundred, start at once.
 
-    The first three run as ever, and load what is needed. Nothing in it may depend on a tensor's content.
+    The first three run as ever, and load what is needed. What it does may depend neither on a tensor's content nor on a
+    Python number that changes. One at a time in a process, as all are recorded on the same stream.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -238,7 +239,7 @@ class Graphed:
 
 @functools.cache
 def capture_stream() -> torch.cuda.Stream:
-    """One for all graphs of a process: memory that was freed is used again on the same stream only."""
+    """One for all graphs of a process: PyTorch keeps memory for each stream."""
     return torch.cuda.Stream()
 
 
@@ -251,8 +252,7 @@ def training_steps(recipe: Recipe, num_images: int) -> tuple[int, int, int]:
 
 def long_enough(recipe: Recipe, num_images: int) -> Recipe:
     """The recipe with at least LEAST_STEPS steps, however few images there are."""
-    _, steps_per_epoch, _ = training_steps(recipe, num_images)
-    return replace(recipe, epochs=max(recipe.epochs, LEAST_STEPS / steps_per_epoch))
+    return replace(recipe, epochs=max(recipe.epochs, LEAST_STEPS / training_steps(recipe, num_images)[1]))
 
 
 @functools.lru_cache(maxsize=2)

@@ -262,8 +262,7 @@ class Clock:
     def __init__(self, file: Path) -> None:
         self.file, self.before = file, dict.fromkeys(("wall", "workers", "main_cpu"), 0.0)
         if file.exists():
-            advice = "delete it, only the time is lost"
-            self.before = read_json(file, advice, **dict.fromkeys(self.before, float))
+            self.before = read_json(file, "delete it, only the time is lost", **dict.fromkeys(self.before, float))
         self.total, self.started = self.before, (time.perf_counter(), time.process_time())
 
     def save(self, num_workers: int) -> None:

@@ -199,7 +199,9 @@ def _call(function: Callable, args: tuple) -> Any:
     try:
         return function(_shared, *args)
     except (RuntimeError, MemoryError) as error:
-        reason = lacking_memory(error) or lacking_memory(error.__context__)  # which a CUDA graph's error may hide
+        reason = lacking_memory(error)
+        if not reason and lacking_memory(error.__context__):  # while a CUDA graph was recorded, which PyTorch
+            os._exit(1)  # does not clean up after; a new process may have better luck
         if not reason:
             raise
     torch.cuda.empty_cache()
@@ -208,6 +210,5 @@ def _call(function: Callable, args: tuple) -> Any:
 
 def lacking_memory(error: BaseException | None) -> str | None:
     """The first line of an error that says so."""
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
-        return (str(error).splitlines() or [type(error).__name__])[0]
-    return None
+    lacking = isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
+    return (str(error).splitlines() or [type(error).__name__])[0] if lacking else None

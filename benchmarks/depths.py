@@ -3,7 +3,8 @@
 python -m benchmarks.depths      (goes on where it stopped)
 
 Each pick is trained for the seconds that 8 epochs of the first two-layer pick take, on the images of a search, and
-measured on the validation images; the test images stand beside. Writes results/depths.csv and its summary.
+measured on the validation images; the test images stand beside. How long a step takes is measured first: let nothing
+else run then. Writes results/depths.csv and its summary.
 """
 
 import statistics
@@ -35,21 +36,20 @@ def search(layers: int, seed: int) -> Path:
 
 
 def train() -> None:
-    """Train the pick of each search that the file lacks; all first search."""
-    done, data = read_rows(FILE, "layers"), load_data(DATASET)[0]
-    recipe, jobs, budget = replace(EVALUATION, flip=True), {}, None
-    for layers in DEPTHS:
-        for seed in range(SEEDS):
-            folder = search(layers, seed)
-            text = read_json(folder / "best.json")["architecture"]
-            network = parse_architecture(text)
-            second = seconds_of_a_step(network, data, recipe, "cpu")
-            budget = budget or recipe.epochs * second  # of the first one
-            epochs = round(budget / second, 2)
-            searched = round(read_json(folder / "time.json")["workers"])
-            if (str(layers), seed) not in done:
-                key = (layers, text, parameters_of(network, data), searched, epochs, seed)
-                jobs[key] = (text, replace(recipe, epochs=epochs), child_seed(seed, text), True)
+    """Train the picks that the file lacks, all of them for the time of 8 epochs of the first one."""
+    done, data, recipe = read_rows(FILE, "layers"), load_data(DATASET)[0], replace(EVALUATION, flip=True)
+    folders = {(layers, seed): search(layers, seed) for layers in DEPTHS for seed in range(SEEDS)}
+    texts = {key: read_json(folder / "best.json")["architecture"] for key, folder in folders.items()}
+    step = {
+        text: seconds_of_a_step(parse_architecture(text), data, recipe, "cpu") for text in dict.fromkeys(texts.values())
+    }
+    budget, jobs = recipe.epochs * step[texts[DEPTHS[0], 0]], {}
+    for (layers, seed), text in texts.items():
+        if (str(layers), seed) not in done:
+            epochs = round(budget / step[text], 2)
+            searched = round(read_json(folders[layers, seed] / "time.json")["workers"])
+            key = (layers, text, parameters_of(parse_architecture(text), data), searched, epochs, seed)
+            jobs[key] = (text, replace(recipe, epochs=epochs), child_seed(seed, text), True)
     if jobs:
         train_missing(FILE, COLUMNS, DATASET, jobs)
 

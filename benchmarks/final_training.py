@@ -30,7 +30,7 @@ DEPTHS = {"3 layers": THREE, "4 layers": f"{THREE}-k3f32p1"}
 
 
 class WithAverage(nn.Module):
-    """A child that is judged with the moving average of its weights."""
+    """A child that is judged with the moving average of its weights; on a CPU only."""
 
     def __init__(self, child: Child) -> None:
         super().__init__()

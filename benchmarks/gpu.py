@@ -110,7 +110,8 @@ def small_commands(size: Size, device: str) -> Iterator[dict]:
         ledgers = [read_ledger(folder / "children.jsonl")[0] for folder in (one, three)]
     for row in itertools.chain(*(ledger.values() for ledger in ledgers)):
         del row["seconds"]
-    yield {"rows": rows, "one_and_three_workers_give_the_same_ledger": ledgers[0] == ledgers[1]}
+    same = bool(ledgers[0]) and ledgers[0] == ledgers[1]
+    yield {"rows": rows, "one_and_three_workers_give_the_same_ledger": same}
 
 
 def default_commands(size: Size, device: str) -> Iterator[dict]:
@@ -190,9 +191,11 @@ def multi_process_service() -> Iterator[bool]:
         with patch.dict(os.environ, variables):
             if control:
                 subprocess.run([control, "-d"], check=True)
-            yield bool(control)
-            if control:
-                subprocess.run([control], input="quit\n", text=True, check=True)
+            try:
+                yield bool(control)
+            finally:
+                if control:
+                    subprocess.run([control], input="quit\n", text=True, check=True)
 
 
 # --- one step -----------------------------------------------------------------------------------------------------
@@ -316,7 +319,7 @@ def measure_all(size: Size, device: str, result: dict, file: Path) -> None:
     signal.signal(signal.SIGALRM, expire)
     for section, limit in SECTIONS.items():
         name, begun = section.__name__, time.perf_counter()
-        limit = min(size.patience * limit, started + 60 * size.patience * MINUTES - begun)
+        limit = max(0, min(size.patience * limit, started + 60 * size.patience * MINUTES - begun))
         print(f"{name} (at most {limit:.0f} s)", file=sys.stderr, flush=True)
         try:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, limit))

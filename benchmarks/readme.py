@@ -81,6 +81,20 @@ def epochs() -> str:
     return table(["`--eval_epochs`", "minutes", "Fashion-MNIST, test", "MNIST, test"], rows)
 
 
+def depths() -> str:
+    """Searches of two, three and four layers, whose picks are trained in the same time; ± over searches."""
+    rows = []
+    for layers, of in read("depths.json").items():
+        if layers.isdigit():
+            accuracies = (
+                f"{100 * of[part]:.2f} ± {100 * of[f'{part}_std']:.2f}" for part in ("val_accuracy", "test_accuracy")
+            )
+            sizes = f"{of['search_seconds'] / 60:.1f}", f"{of['parameters']:,.0f}", f"{of['epochs']:.1f}"
+            rows.append([layers, of["n"], *sizes, *accuracies])
+    header = ["layers", "searches", "core-minutes of a search", "parameters", "epochs", "validation", "test"]
+    return table(header, rows)
+
+
 def searches() -> str:
     """The two live searches on MNIST; ± over the trainings of what was found."""
     rows = []
@@ -285,7 +299,7 @@ def lags() -> str:
 TABLES = {
     f.__name__: f for f in (searches, fashion, final, epochs, references, answer, tests, policy, windows, recipes, lags)
 }
-TABLES |= {f.__name__: f for f in (gpu_children, gpu_steps)}
+TABLES |= {f.__name__: f for f in (depths, gpu_children, gpu_steps)}
 TABLES |= {name: partial(changes, name.split("_")[1]) for name in ("changes_found", "changes_samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
 TABLES |= {name: partial(comparison, name) for name in TABLED}

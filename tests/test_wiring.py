@@ -115,6 +115,14 @@ def rows_of(folder: str, file: str = "children.jsonl") -> list[dict]:
     return [rows[child] for child in sorted(rows)]
 
 
+def test_the_bar_of_evaluate_counts_the_images_that_are_used(trainings, monkeypatch):
+    made, tqdm = [], evaluation.tqdm
+    monkeypatch.setattr(evaluation, "tqdm", lambda **settings: made.append(settings) or tqdm(**settings))
+    flags = "--mode evaluate --architecture k3f8p0-k3f8p0 --train_images 1000 --eval_epochs 2 --num_seeds 3"
+    train.main([*flags.split(), "--run_dir", "run"])
+    assert [bar["total"] for bar in made] == [3 * 2 * (1000 // 64) * 64]
+
+
 # --- images -------------------------------------------------------------------------------------------------------
 
 
