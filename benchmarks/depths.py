@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from benchmarks.common import RESULTS, load_data, read_rows, train_missing
@@ -38,18 +39,18 @@ def search(layers: int, seed: int) -> Path:
 def train() -> None:
     """Train the picks that the file lacks, all of them for the time of 8 epochs of the first one."""
     done, data, recipe = read_rows(FILE, "layers"), load_data(DATASET)[0], replace(EVALUATION, flip=True)
-    folders = {(layers, seed): search(layers, seed) for layers in DEPTHS for seed in range(SEEDS)}
+    missing = [key for key in product(DEPTHS, range(SEEDS)) if (str(key[0]), key[1]) not in done]
+    folders = {key: search(*key) for key in ((DEPTHS[0], 0), *missing) if missing}
     texts = {key: read_json(folder / "best.json")["architecture"] for key, folder in folders.items()}
-    step = {
-        text: seconds_of_a_step(parse_architecture(text), data, recipe, "cpu") for text in dict.fromkeys(texts.values())
-    }
-    budget, jobs = recipe.epochs * step[texts[DEPTHS[0], 0]], {}
-    for (layers, seed), text in texts.items():
-        if (str(layers), seed) not in done:
-            epochs = round(budget / step[text], 2)
-            searched = round(read_json(folders[layers, seed] / "time.json")["workers"])
-            key = (layers, text, parameters_of(parse_architecture(text), data), searched, epochs, seed)
-            jobs[key] = (text, replace(recipe, epochs=epochs), child_seed(seed, text), True)
+    networks = {text: parse_architecture(text) for text in texts.values()}
+    step = {text: seconds_of_a_step(network, data, recipe, "cpu") for text, network in networks.items()}
+    jobs = {}
+    for layers, seed in missing:
+        text = texts[layers, seed]
+        epochs = round(recipe.epochs * step[texts[DEPTHS[0], 0]] / step[text], 2)
+        searched = round(read_json(folders[layers, seed] / "time.json")["workers"])
+        key = (layers, text, parameters_of(networks[text], data), searched, epochs, seed)
+        jobs[key] = (text, replace(recipe, epochs=epochs), child_seed(seed, text), True)
     if jobs:
         train_missing(FILE, COLUMNS, DATASET, jobs)
 
