@@ -14,6 +14,7 @@ from datetime import date
 import torch
 import torch.nn.functional as F
 import torchvision
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -44,6 +45,7 @@ class OriginalLoop:
         dataset = torchvision.datasets.MNIST(ROOT / "data", train=True, transform=transforms.Compose(steps))
         self.loader = DataLoader(dataset, batch_size=ORIGINAL_BATCH, shuffle=True, num_workers=2)
         self.child = Child(parse_architecture(text), SHAPE, 10).to(memory_format=torch.contiguous_format)
+        self.child.norms = nn.ModuleList(nn.Identity() for _ in self.child.norms)  # it had none
         self.optimizer = torch.optim.SGD(self.child.parameters(), lr=0.001, momentum=0.9)
 
     def steps(self):
@@ -126,7 +128,7 @@ def main() -> None:
     """Time ours and the original on the panel, and write results/child_speed.json."""
     cores = usable_cores()
     data = load_data("MNIST")
-    train, validation, _ = data[0]
+    train, validation = data[0].train, data[0].held_out
     seen = Recipe.epochs * len(train.labels)
 
     with Workers(cores, data) as workers:
