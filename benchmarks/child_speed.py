@@ -93,6 +93,12 @@ def original_accuracy() -> None:
 # --- ours ---------------------------------------------------------------------------------------------------------
 
 
+def peak_of_a_core(workers: Workers) -> float:
+    """GFLOP/s of each core, all at once."""
+    jobs = [workers.submit(workers.run, matmul_peak) for _ in range(workers.num_workers)]
+    return statistics.fmean(job.result() for job in jobs)
+
+
 def matmul_peak(data: tuple) -> float:
     """Best float32 GFLOP/s of a 2048 x 2048 matrix product on one thread; runs in a worker process."""
     torch.set_num_threads(1)
@@ -132,15 +138,15 @@ def main() -> None:
     seen = Recipe.epochs * len(train.labels)
 
     with Workers(cores, data) as workers:
-        jobs = [workers.submit(workers.run, matmul_peak) for _ in range(cores)]
-        peak = statistics.fmean(job.result() for job in jobs)
-        print(f"float32 matrix product: {peak:.1f} GFLOP/s a core, {cores} cores at once")
+        before = peak_of_a_core(workers)
         order = sorted(PANEL, key=lambda text: -flops_of(text))  # long ones first: all cores end together
         jobs = {
             (t, s): workers.submit(workers.run, train_and_test, t, Recipe(), child_seed(s, t))
             for s in SEEDS for t in order
         }  # fmt: skip
         ours = {job: future.result() for job, future in tqdm(jobs.items(), desc="ours")}
+        peak = max(before, peak_of_a_core(workers))  # a shared machine is slow at times
+        print(f"float32 matrix product: {peak:.1f} GFLOP/s a core, {cores} cores at once")
     torch.set_num_threads(cores)
     original = {text: time_original(text) for text in tqdm(PANEL, desc="original")}
     torch.set_num_threads(1)
