@@ -752,6 +752,17 @@ def test_depth_grows_with_the_children_and_the_weights_are_carried_over():
     assert 12 <= lengths.count(3) < 12 + 5 and len(set(calls)) == 40
 
 
+def test_the_learning_rate_falls_with_the_tokens_that_are_sampled_now():
+    controller = tiny((3, 4) * 2, names=("a", "b") * 2)
+    search = PolicyGradient(controller, update_lag=0, num_steps=lambda children: 2 if children < 6 else 4)
+    rates = []
+    for metrics in search.search(sum, 12):
+        rates.append(search.optimizer.param_groups[0]["lr"])
+        choices = 3 + 4 if metrics["children"] < 6 else 2 * (3 + 4)
+        assert rates[-1] == pytest.approx(0.02 / math.sqrt(1 + metrics["children"] / choices))
+    assert len(rates) == 6 and rates[2] > rates[1]  # of twice as many choices six children say less
+
+
 def test_errors_of_evaluate_reach_the_caller():
     def fail(_):
         raise OSError("disk full")
