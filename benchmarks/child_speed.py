@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm import tqdm
 
-from benchmarks.common import PANEL, RESULTS, load_data, train_and_test
+from benchmarks.common import PANEL, RESULTS, input_errors, load_data, train_and_test
 from datasets import Data, Images, load_images
 from model import Child, Recipe, measure, summarize, train_child
 from search_space import parse_architecture
@@ -73,6 +73,7 @@ def time_original(text: str, warmup: int = 200, steps: int = 800) -> float:
     return seconds / steps * ORIGINAL_EPOCHS * 60_000 / ORIGINAL_BATCH
 
 
+@input_errors()
 def original_accuracy() -> None:
     """Train the original to its end on three architectures and keep its test accuracies."""
     test, _ = load_images("MNIST", ROOT / "data", train=False)
@@ -112,6 +113,7 @@ def where_time_goes(train: Images, text: str, images: int = 3200) -> dict[str, f
     return {kind: round(time / sum(kinds.values()), 3) for kind, time in kinds.items()}
 
 
+@input_errors()
 def main() -> None:
     """Time ours and the original on the panel, and write results/child_speed.json."""
     cores = usable_cores()

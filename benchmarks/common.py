@@ -2,9 +2,11 @@
 
 import csv
 import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from tqdm import tqdm
 from datasets import Data, Images, in_shared_memory, load_images, search_data
 from model import Recipe, measure, train_child
 from search_space import Architecture, parse_architecture
-from utils import ROOT, usable_cores
+from utils import ROOT, InputError, usable_cores
 from workers import Workers
 
 RESULTS = ROOT / "results"
@@ -35,6 +37,16 @@ PANEL = (  # of the 729: the smallest, the largest, and a spread between
 
 CHILDREN_PER_UPDATE = 8  # the paper's, for many workers
 UNDER_WAY = 2.5  # samples under way for each worker, which keep it busy (scaling.py)
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """What the user can put right is one line and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def recommended_lag(num_workers: int) -> int:

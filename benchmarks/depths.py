@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks.common import RESULTS, load_data, read_rows, train_missing
+from benchmarks.common import RESULTS, input_errors, load_data, read_rows, train_missing
 from benchmarks.references import parameters_of, seconds_of_a_step
 from evaluation import EVALUATION
 from search_space import parse_architecture
@@ -36,6 +36,7 @@ def search(layers: int, seed: int) -> Path:
     return folder
 
 
+@input_errors()
 def train() -> None:
     """Train the picks that the file lacks, all of them for the time of 8 epochs of the first one."""
     done, data, recipe = read_rows(FILE, "layers"), load_data(DATASET)[0], replace(EVALUATION, flip=True)

@@ -15,18 +15,17 @@ import csv
 import io
 import itertools
 import json
-import sys
 from concurrent.futures import as_completed
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, load_data, train_and_test
+from benchmarks.common import RESULTS, input_errors, load_data, train_and_test
 from datasets import HELD_OUT
 from model import Recipe, network_size
 from search_space import SmallSpace
-from utils import child_seed, environment, read_json, usable_cores, write_atomically, write_json
+from utils import InputError, child_seed, environment, read_json, usable_cores, write_atomically, write_json
 from workers import Workers
 
 PURPOSES = {"val_0": (), "val_1": ("finalist",)}  # of the seeds of `train.py --seed 0`
@@ -78,6 +77,7 @@ def missing(table: dict[str, dict], fresh: int) -> list[tuple[str, str]]:
     return [(text, f"fresh_{i}") for i in range(fresh) for text in best if table[text][f"fresh_{i}"] == ""]
 
 
+@input_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="MNIST", choices=("MNIST", "FashionMNIST"))
@@ -90,7 +90,7 @@ def main() -> None:
     table = empty_table()
     if file.exists():
         if (before := read_json(about).get("fingerprint")) != fingerprint:
-            sys.exit(f"{file} was made with {before}, not with {fingerprint}: move it away to start anew")
+            raise InputError(f"{file} was made with {before}, not with {fingerprint}: move it away to start anew")
         table |= {row["architecture"]: row for row in csv.DictReader(file.open())}
     write_json(
         about,

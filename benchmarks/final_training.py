@@ -14,7 +14,7 @@ from itertools import product
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.common import RESULTS, read_rows, train_missing
+from benchmarks.common import RESULTS, input_errors, read_rows, train_missing
 from evaluation import EVALUATION, SAME_IN_A_MIRROR
 from model import Child, Recipe
 from search_space import Architecture, parse_architecture
@@ -83,6 +83,7 @@ def epochs(n: int) -> str:
     return "1 epoch" if n == 1 else f"{n} epochs"
 
 
+@input_errors()
 def train() -> None:
     """Train what the file lacks, the first seeds first; those of one network have the same random numbers."""
     done = read_rows(FILE, "dataset", "change")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import RESULTS, load_data, train_and_test
+from benchmarks.common import RESULTS, input_errors, load_data, train_and_test
 from model import Recipe
 from policy_gradient import PolicyGradient
 from search_space import SmallSpace
@@ -62,6 +62,7 @@ def check(run_dir: Path, shared: tuple) -> dict:
     }
 
 
+@input_errors()
 def main() -> None:
     shared = load_data("MNIST")
     checked = [check(Path(run_dir), shared) for run_dir in sys.argv[1:]]

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from benchmarks.common import RESULTS, read_rows, train_missing
+from benchmarks.common import RESULTS, input_errors, read_rows, train_missing
 from model import Recipe
 from utils import child_seed, environment, write_json
 
@@ -140,6 +140,7 @@ def summarize() -> dict:
     return result
 
 
+@input_errors()
 def main() -> None:
     train()
     result = summarize()

@@ -25,7 +25,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import train
-from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, UNDER_WAY, recommended_lag
+from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, UNDER_WAY, input_errors, recommended_lag
 from utils import environment, read_json, read_ledger, usable_cores, write_json
 
 FILE, LEDGER = RESULTS / "scaling.json", RESULTS / "mnist"
@@ -106,6 +106,7 @@ def throughput(flags: list[str], num_children: int) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
+@input_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", nargs="*", type=Path, default=[], metavar="RUN_DIR")

@@ -9,7 +9,7 @@ a search may see, the same for all methods: the first is the reward, the second 
 of its fresh trainings, which no search sees, or of those that are left. Every method pays for distinct networks only.
 
 The controller hands over the first of `PolicyGradient.ranking`, its rivals what has the highest reward, or of finalists
-the highest mean of two. "By reward alone" is the rivals' rule for the controller, "smoothed" the controller's for the
+the highest mean of two. "By reward alone" is the rivals' rule for the controller, "by both" the controller's for the
 rivals: a controller of its own learns from the rival's children in their order, with as many updates as the controller
 makes. With finalists some of the budget goes into training a tenth once more, as train.py does. A policy that hands over
 has learned from all full batches within its budget.
@@ -44,14 +44,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, recommended_lag
+from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, input_errors, recommended_lag
 from benchmarks.rivals import Evolution, LocalSearch, Optuna, RandomSearch
 from benchmarks.spaces import BEST, Actions, Generated, Landscape, Observed, Table, read_table
 from benchmarks.summary import KINDS, Summary, curve_points, spend
 from controller import Controller
 from policy_gradient import PAPER as PAPERS_UPDATE
 from policy_gradient import PolicyGradient
-from utils import environment, usable_cores, write_atomically, write_json
+from utils import InputError, environment, usable_cores, write_atomically, write_json
 
 BUDGETS = (25, 50, 100, 200)  # children, the default of --budgets
 UNDER_WAY = 10  # samples, as many as the controller has
@@ -239,7 +239,7 @@ class Kept:
         self.path, self.lines = path, list(map(json.loads, read_lines(path))) if path.exists() else []
         for header in self.lines[:1]:
             if changed := [name for name, value in same.items() if header[name] != value]:
-                sys.exit(
+                raise InputError(
                     f"{path} holds searches of another {' and '.join(changed)}: move it away, or choose another --name"
                 )
 
@@ -267,6 +267,7 @@ class Kept:
 # --- the program --------------------------------------------------------------------------------------------------
 
 
+@input_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -290,9 +291,9 @@ def main() -> None:
     for note in space.notes():
         print(f"note: {note}")
     if budgets[0] < 1 or budgets[-1] > (size := math.prod(space.num_choices)):
-        sys.exit(f"{args.table} has {size:,} networks: choose --budgets from 1 to that")
+        raise InputError(f"{args.table} has {size:,} networks: choose --budgets from 1 to that")
     if any(METHODS[method][1].get("method") is Optuna for method in methods) and not find_spec("optuna"):
-        sys.exit("TPE and GP need Optuna: pip install optuna scipy, or leave them out with --methods")
+        raise InputError("TPE and GP need Optuna: pip install optuna scipy, or leave them out with --methods")
     started = time.perf_counter()
     command = " ".join(shlex.quote(word.replace(str(args.table), args.table.name)) for word in sys.argv[1:])
     made = {"command": f"python -m benchmarks.search_quality {command}".strip(), "date": str(date.today())}

@@ -9,13 +9,16 @@ import gzip
 import hashlib
 import math
 import re
-import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+
+from utils import InputError
 
 Actions = tuple[int, ...]
 BEST = 20  # networks, whose mean is the end of the way from the mean of the space
@@ -136,12 +139,12 @@ class Observed:
 
 
 def read_table(path: Path) -> Table:
-    """Read a table as the page describes it; what is wrong with it ends the program with one line."""
+    """Read a table as the page describes it; InputError for what is wrong with it."""
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
-        sys.exit(f"{path} can't be read: {error}")
+        raise InputError(f"{path} can't be read: {error}") from None
     columns = list(rows[0]) if rows else []
     first = next((i for i, column in enumerate(columns) if re.match(r"(val|test|fresh)_", str(column))), 0)
     decisions = [column for column in columns[:first] if column not in NO_DECISIONS]
@@ -151,7 +154,7 @@ def read_table(path: Path) -> Table:
         for pattern in (rf"{kind}_s?[0-9]+", "fresh_[0-9]+", "test_s?[0-9]+")
     )
     if not decisions or not singles:
-        sys.exit(
+        raise InputError(
             f"{path} is no table: it needs columns of decisions, and then val_0, val_1, ... or test_s0, test_s1, ..."
         )
     tests = ["test_mean"] if "test_mean" in columns else tests
@@ -162,19 +165,19 @@ def read_table(path: Path) -> Table:
         timed = "seconds" in columns and all(row["seconds"] for row in rows)
         seconds = numbers(rows, ["seconds"])[:, 0] if timed else None
     except (ValueError, TypeError) as error:
-        sys.exit(f"{path}: every accuracy must be a number ({error})")
+        raise InputError(f"{path}: every accuracy must be a number ({error})") from None
     if not np.isfinite(trainings).all() or np.isinf(fresh).any():
-        sys.exit(f"{path}: every accuracy must be a finite number")
+        raise InputError(f"{path}: every accuracy must be a finite number")
     if timed and not (np.isfinite(seconds).all() and (seconds >= 0).all()):
-        sys.exit(f"{path}: seconds must be finite and not negative")
+        raise InputError(f"{path}: seconds must be finite and not negative")
     scale = 100 if trainings.max() > 1 else 1
     choices = {d: sorted({row[d] for row in rows}, key=order) for d in decisions}
     actions = [tuple(choices[d].index(row[d]) for d in decisions) for row in rows]
     num_choices = tuple(len(choices[d]) for d in decisions)
-    if len(set(actions)) != len(rows) or len(rows) != math.prod(num_choices):
-        sys.exit(
-            f"{path} needs each combination of its decisions once: {math.prod(num_choices):,} rows, not {len(rows):,}"
-        )
+    counts, all_networks = Counter(actions), product(*map(range, num_choices))
+    if wrong := next((a for a in all_networks if counts[a] != 1), None):
+        named = ", ".join(f"{d} {choices[d][i]}" for d, i in zip(decisions, wrong, strict=True))
+        raise InputError(f"{path} needs each combination of its decisions once: {named} is there {counts[wrong]} times")
     names = tuple(d.rsplit("_", 1)[0] for d in decisions)
     shared = len(set(names)) < len(names) and len(set(zip(names, num_choices, strict=True))) == len(set(names))
     index = {a: i for i, a in enumerate(actions)}

@@ -21,7 +21,7 @@ TOP = (1, 5, 15)  # of the paper's Figure 6
 WINDOW = 20  # children
 ROUNDS = 2000  # of the bootstrap
 KINDS = {"found": "pick", "finals": "pick, finalists"}
-KINDS |= {f"{kind}_{end}": f"{KINDS[kind]}, {word}" for end, word in (("reward", "by reward"), ("smoothed", "smoothed"))
+KINDS |= {f"{kind}_{end}": f"{KINDS[kind]}, {word}" for end, word in (("reward", "by reward"), ("smoothed", "by both"))
           for kind in ("found", "finals")}  # fmt: skip
 KINDS |= {"modes": "most frequent sample", "samples": "policy's samples"}
 DERIVED = SAME_TIME, EVERYTHING = "random search, same time", "everything"  # shown beside the controller

@@ -20,6 +20,7 @@ from benchmarks.spaces import Generated, read_table
 from benchmarks.summary import Scores, Summary, everything, mean_ci, same_time, spend, two_sided_p
 from controller import Controller
 from policy_gradient import PolicyGradient
+from utils import InputError
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,8 +74,8 @@ def test_decisions_share_a_head_only_where_they_have_as_many_choices(tmp_path):
         ("a,val_0", [(0, "nan"), (1, 0.5)], "every accuracy must be a finite number"),
         ("a,val_0,fresh_0", [(0, 0.5, "inf"), (1, 0.5, "")], "every accuracy must be a finite number"),
         ("a,val_0,seconds", [(0, 0.5, -1), (1, 0.5, 1)], "seconds must be finite and not negative"),
-        ("a,b,val_0", [(0, 0, 0.5), (1, 1, 0.5)], "each combination of its decisions once: 4 rows, not 2"),
-        ("a,val_0", [(0, 0.5), (0, 0.6)], "each combination"),
+        ("a,b,val_0", [(0, 0, 0.5), (1, 1, 0.5)], "each combination of its decisions once: a 0, b 1 is there 0 times"),
+        ("a,val_0", [(0, 0.5), (0, 0.6)], "a 0 is there 2 times"),
         ("a,val_0", [(0, 0.5), (1, 0.6)], "choose --budgets from 1 to that"),
     ],
 )
@@ -83,9 +84,9 @@ def test_what_is_wrong_with_a_table_is_one_line(tmp_path, columns, rows, message
     flags = ["-m", "benchmarks.search_quality", "--table", str(path), "--name", "none", "--methods", "random search"]
     if "--budgets" in message:  # the others are found on reading, without a new process
         result = subprocess.run([sys.executable, *flags], cwd=ROOT, capture_output=True, text=True, timeout=600)
-        assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1 and message in result.stderr
+        assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1 and message in result.stderr
     else:
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(InputError, match=message):
             read_table(path)
 
 
@@ -440,10 +441,13 @@ def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys):
     assert run("controller", "random search")["methods"] == first["methods"] and len(lines()) > len(whole)
     again = run("random search", more="--again")
     assert again["methods"] == first["methods"] and len(again["commands"]) == 2
-    with pytest.raises(SystemExit, match="holds searches of another budgets: move it away"):
+    with pytest.raises(SystemExit, match="2"):
         run("random search", budgets="10 15")
     path.write_text(path.read_text().replace("0.101", "0.102"))
-    with pytest.raises(SystemExit, match="holds searches of another digest"):
+    with pytest.raises(SystemExit, match="2"):
         run("random search")
-    assert capsys.readouterr().out.count("truth: the unseen third training") == 3
+    said = capsys.readouterr()
+    first, second = said.err.splitlines()[-2:]
+    assert "holds searches of another budgets: move it away" in first and "searches of another digest" in second
+    assert said.out.count("truth: the unseen third training") == 3
     assert gzip.decompress(kept.read_bytes()).count(b'"method":"controller"') == 3
