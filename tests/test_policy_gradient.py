@@ -666,6 +666,12 @@ def test_with_replay_the_narrowest_policy_finds_every_sequence():
     assert len(search.asked) == 64 and "exhausted" in search.stopped_early
 
 
+def test_all_of_a_depth_are_found_before_it_grows():
+    search = PolicyGradient(certain(), lr=0.0, num_steps=lambda children: 2 if children < 16 else 3)
+    list(search.search(lambda _: 0.9, 40))
+    assert [len(actions) for actions in search.asked] == [2] * 16 + [3] * 24
+
+
 def ask_probability(search: PolicyGradient, known: list, n: int) -> torch.Tensor:
     """How often each of 18 sequences is asked for first (18,), in n searches that know some."""
     counts = torch.zeros(18)
