@@ -32,10 +32,7 @@ Job = tuple[Architecture, Recipe, int]  # what is trained, how, and with which s
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
-    if args.references:
-        from benchmarks import references  # here, because it uses what is below
     device = utils.choose_device(args.use_cuda)
-    args.use_cuda = device == "cuda"  # what isn't there is said once
     architecture, suffix, settings = choose_architecture(args)
     image_size, searched = args.image_size or settings.get("image_size"), {} if suffix else settings
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
@@ -67,7 +64,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
     print_accuracies(result)
     if args.references:
-        result["references"] = references.compare(args, settings, data, architecture, recipe)
+        from benchmarks import references  # here, because it uses what is below
+
+        result["references"] = references.compare(args, settings, data, architecture, recipe, device)
         result["seconds"] = time.perf_counter() - started
         utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     print(f"time                {utils.duration(result['seconds'])}")
@@ -102,11 +101,10 @@ def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
     flip = recipe.flip or args.dataset in SAME_IN_A_MIRROR
-    recipe = replace(recipe, flip=flip, best_of=1)  # the test set chooses none
-    if args.eval_epochs is not None:
-        return replace(recipe, epochs=args.eval_epochs)
-    recipe = replace(recipe, epochs=max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0)))
-    return recipe if args.dataset in datasets.BUILT_IN else long_enough(recipe, len(data.train.labels))
+    epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
+    recipe = replace(recipe, epochs=epochs, flip=flip, best_of=1)  # the test set chooses none
+    as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
+    return recipe if as_it_is else long_enough(recipe, len(data.train.labels))
 
 
 def judged_from_both_sides(recipe: Recipe) -> bool:
@@ -142,15 +140,15 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int)
         tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
     ):
         trainings = [workers.submit(workers.run, final_child, index, job, device) for index, job in enumerate(jobs)]
+        finals = []
         try:
-            while (state := wait(trainings, timeout=0.5, return_when=FIRST_EXCEPTION)).not_done:
+            while len(finals) < len(jobs):
+                wait(trainings, timeout=0.5, return_when=FIRST_EXCEPTION)
                 bar.update(images_seen.sum().item() - bar.n)
-                [training.result() for training in state.done]  # the first failure ends all
-            finals = [training.result() for training in trainings]
+                finals = [training.result() for training in trainings if training.done()]  # the first failure ends all
         except TaskFailed as error:
             failed = next(job[0] for job, t in zip(jobs, trainings, strict=True) if t.done() and t.exception())
             raise InputError(f"{failed} can't be trained: {error}; try fewer --workers") from None
-        bar.update(total - bar.n)
     return finals
 
 
@@ -213,32 +211,29 @@ def exported(saved: bytes) -> bytes:
 def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, dict]:
     """--architecture, the run folder's best, or the committed one; a suffix of files; the settings of the search."""
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
-    name, settings, own = datasets.short_name(args.dataset), {}, args.dataset not in datasets.BUILT_IN
-    if rows:
-        settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"]
+    settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
+    name, own = datasets.short_name(args.dataset), args.dataset not in datasets.BUILT_IN
     same = settings.get("dataset") == name and bool(settings.get("images")) == own  # a folder may be called MNIST
     if args.architecture is not None:
         text = str(args.architecture)
-        suffix = f"-{text if len(text) <= 200 else f'{text[:180]}-{utils.child_seed(0, text)}'}"
-        return args.architecture, suffix, settings if same else {}
-    committed = utils.ROOT / "results" / name.lower() / "best.json"
-    if rows:
-        if not same:
-            before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
-            raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
-        best_file = args.run_dir / "best.json"
-        best = utils.read_json(best_file) if best_file.exists() else {}
-        if best.get("children") == len(rows):
-            print(f"best architecture of the search in {args.run_dir}: {best.get('architecture')}")
-        else:
-            best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
-            print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children: {best['architecture']}")
-    elif not own and args.run_dir == utils.default_run_dir(name, args.strategy) and committed.exists():
-        best = utils.read_json(committed)
-        print(f"no search in {args.run_dir}: taking {best['architecture']} from {committed.relative_to(utils.ROOT)}")
-    else:
-        raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
+        short = text if len(text) <= 200 else f"{text[:180]}-{utils.child_seed(0, text)}"
+        return args.architecture, f"-{short}", settings if same else {}
+    if rows and not same:
+        before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
+        raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
+    file, committed = args.run_dir / "best.json", utils.ROOT / "results" / name.lower() / "best.json"
+    if not rows:
+        if own or args.run_dir != utils.default_run_dir(name, args.strategy) or not committed.exists():
+            raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
+        print(f"no search in {args.run_dir}: taking {committed.relative_to(utils.ROOT)}")
+        file = committed
+    best = utils.read_json(file) if file.exists() else {}
+    if rows and best.get("children") != len(rows):
+        print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children")
+        best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
     try:
-        return parse_architecture(str(best["architecture"])), "", settings
+        architecture = parse_architecture(str(best["architecture"]))
     except (KeyError, ValueError) as error:
         raise InputError(f"no architecture to read in {args.run_dir}: {error}") from None
+    print(f"best architecture   {architecture}")
+    return architecture, "", settings

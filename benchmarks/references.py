@@ -17,7 +17,7 @@ from evaluation import statistics_of, train_finals
 from model import Recipe, possible_size, train_child, training_steps
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 from settings import within_limits
-from utils import child_seed, choose_device
+from utils import child_seed
 from workers import Workers
 
 LENET = parse_architecture("k5f8p0-k5f16p0")  # nearest to LeNet-5, with its 6 and 16 filters (LeCun et al. 1998)
@@ -64,7 +64,9 @@ READY_MADE = {  # what a reader would take instead
 }
 
 
-def compare(args: argparse.Namespace, settings: dict, data: Data, found: Architecture, recipe: Recipe) -> list[dict]:
+def compare(
+    args: argparse.Namespace, settings: dict, data: Data, found: Architecture, recipe: Recipe, device: str
+) -> list[dict]:
     """Train networks that nobody searched for; prints and returns their test accuracies.
 
     Those of the search space get the same epochs as the one that was found, torchvision's the same time.
@@ -78,7 +80,6 @@ def compare(args: argparse.Namespace, settings: dict, data: Data, found: Archite
     groups["largest network"] = [largest(space, some, size)] * args.num_seeds if some else []
     groups["random networks"] = [space.decode(actions) for actions in some]
     jobs = [(network, recipe, i) for group in groups.values() for i, network in enumerate(group)]
-    device = choose_device(args.use_cuda)
     seconds = {str(found): seconds_of_a_step(found, data, recipe, device)}
     for name, network in READY_MADE.items():
         groups[name] = [network] * args.num_seeds
