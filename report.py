@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
 
-import torch
 from tqdm import tqdm
 
 import datasets
@@ -19,6 +18,7 @@ from settings import Run
 
 CHOSEN_BY = "highest sum of the accuracy's rank and what the policy expects of it"
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
+NETWORK = "{architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
 
 
 class Progress(ExitStack):
@@ -39,9 +39,8 @@ class Progress(ExitStack):
         for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
             self.events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
         self.bar.set_postfix_str(PROGRESS.format(**metrics))
-        actions = search.drawn.actions.T  # (T, samples)
-        counts = map(torch.bincount, actions, [None] * len(actions), search.controller.token_choices())
-        self.shares.append([(count / actions.shape[1]).tolist() for count in counts])
+        tokens = zip(search.drawn.actions.T, search.controller.token_choices(), strict=False)  # (samples,), choices
+        self.shares.append([(token.bincount(minlength=n) / len(token)).tolist() for token, n in tokens])
 
 
 def noise_of_accuracy(ranking: list[dict], data: Data) -> float:
@@ -67,23 +66,18 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     utils.write_atomically(args.run_dir / "controller.pt", utils.as_bytes(rebuild))
     chosen = {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
     chosen |= {"dataset": datasets.short_name(args.dataset), "seed": args.seed, "strategy": args.strategy}
-    chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children"}
-    if "val_accuracies" in best:
-        chosen["chosen_by"] = f"{CHOSEN_BY}, of two trainings, among the first {len(ranking)} of {len(rows)} children"
-        keys = ("architecture", "child", "val_accuracies")
-        chosen["finalists"] = [{key: row[key] for key in keys} for row in ranking]
+    chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(ranking)} networks"}
+    keys = ("architecture", "child", "val_accuracies")
+    chosen["finalists"] = [{key: row[key] for key in keys} for row in ranking if "val_accuracies" in row]
     utils.write_json(args.run_dir / "best.json", chosen)
     title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
-    ordered, noise = [rows[child] for child in sorted(rows)], noise_of_accuracy(ranking, run.data)
+    ordered = [rows[child] for child in sorted(rows)]
     plots.plot_search(ordered, best, run.space.tokens, shares, title).savefig(args.run_dir / "search.png")
-    plots.plot_front(with_finalists(rows, ranking), best, noise, title).savefig(args.run_dir / "front.png")
+    twice = (rows | {row["child"]: row for row in ranking}).values()  # of a finalist the mean of both its trainings
+    noise = noise_of_accuracy(ranking, run.data)
+    plots.plot_front(twice, best, noise, title).savefig(args.run_dir / "front.png")
     title = "the best network, each arrow in the colour of its source"
     plots.plot_architecture(parse_architecture(best["architecture"]), title).savefig(args.run_dir / "best.png")
-
-
-def with_finalists(rows: dict, ranking: list[dict]) -> list[dict]:
-    """All children; of a finalist the mean accuracy of both its trainings, and the seconds of both."""
-    return list((rows | {row["child"]: row for row in ranking}).values())
 
 
 def smallest(finalists: Sequence[dict], noise: float) -> dict:
@@ -102,9 +96,8 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
     print(f"chosen by           the {CHOSEN_BY}")
     for place, row in enumerate(ranking[:5], start=1):
-        line = "  {}. {architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
         both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
-        print(line.format(place, both=both, **row))
+        print(f"  {place}. {NETWORK.format(both=both, **row)}")
     twice = f", the best {len(finalists)} twice" if finalists else ""
     print(f"children            {len(rows)} trained{twice} ({failed} failed)")
     batch_size, _, steps = training_steps(run.recipe, len(data.train.labels))
@@ -114,15 +107,15 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     print(f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; {same}")
     print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
     if finalists:
-        line = "smallest as good    {architecture}   {val_accuracy:.2%}   {parameters:,} parameters   child {child}"
-        print(f"{line.format(**smallest(finalists, noise))} (a finalist, within {noise:.2%} of the best)")
+        network = NETWORK.format(both="", **smallest(finalists, noise))
+        print(f"smallest as good    {network} (a finalist, within {noise:.2%} of the best)")
     if search.refused:
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
         print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
     wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-    busy = sum(row["seconds"] for row in with_finalists(rows, ranking)) / (slots or 1)
-    used = f"workers training {busy:.1%} of it, search overhead {main_cpu / (wall or 1):.1%}"
+    seconds = sum(row["seconds"] for row in (rows | {row["child"]: row for row in ranking}).values())
+    used = f"workers training {seconds / (slots or 1):.1%} of it, search overhead {main_cpu / (wall or 1):.1%}"
     print(f"time                {utils.duration(wall)}; {used}")
     events = f"tensorboard --logdir {quote(str(args.run_dir))}"
     print(f"files               {args.run_dir}/ (search.png, front.png; {events})")
