@@ -63,13 +63,12 @@ def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple],
     """A cell for each layer and decision: the share of each choice over the updates."""
     cells = figure.subplots(tokens[-1][0], len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
-    cell_of = [(layer, name.split()[0]) for layer, name, _ in tokens]
-    for layer, decision in dict.fromkeys(cell_of):
-        drawn = [t for t, cell in enumerate(cell_of) if cell == (layer, decision)]  # one token, or all inputs
+    tokens_of = {}  # of each cell: one, or those of all inputs
+    for t, (layer, name, _) in enumerate(tokens[: len(preferences[-1])]):  # no network was deeper than the latest
+        tokens_of.setdefault((layer, name.split()[0]), []).append(t)
+    for (layer, decision), drawn in tokens_of.items():
         shares = np.array([[update[t] for t in drawn] for update in preferences if len(update) > drawn[-1]])
-        if not len(shares):  # (updates, tokens, choices)
-            continue
-        first = len(preferences) - len(shares)  # fewer are sampled before the depth has grown
+        first = len(preferences) - len(shares)  # (updates, tokens, choices): fewer before the depth has grown
         cell, choices = cells[layer - 1, columns.index(decision)], tokens[drawn[0]][2]
         if decision == "input":  # a stripe for each earlier layer, the brighter the more often it is an input
             where = {"origin": "lower", "extent": (first, last, 0.5, layer - 0.5), "aspect": "auto"}
@@ -104,12 +103,11 @@ def plot_front(rows: Sequence[dict], best: dict, noise: float, title: str) -> Fi
     """
     rows = [row for row in rows if "error" not in row]
     twice = [row for row in rows if len(row.get("val_accuracies", ())) > 1]
-    front, highest = [], -1
-    for row in sorted(rows, key=lambda row: (row["parameters"], -row["val_accuracy"])):
-        if row["parameters"] < best["parameters"] and highest < row["val_accuracy"] < best["val_accuracy"]:
+    below = [row for row in rows if all(row[key] < best[key] for key in ("parameters", "val_accuracy"))]
+    front = []
+    for row in [*sorted(below, key=lambda row: (row["parameters"], -row["val_accuracy"])), best]:
+        if not front or row["val_accuracy"] > front[-1]["val_accuracy"]:
             front.append(row)
-            highest = row["val_accuracy"]
-    front.append(best)
     figure = Figure(figsize=(10, 4.5))
     axes = figure.subplots()
     for some, style in (
