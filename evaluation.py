@@ -11,14 +11,14 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import asdict, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import datasets
 import model
 import utils
 from datasets import Data, Preparation
-from model import PAPER_RECIPE, Child, Recipe, long_enough, measure, on_device, predict, summarize, train_child
+from model import PAPER_RECIPE, Child, FromPixels, Recipe, long_enough, measure, on_device, summarize, train_child
 from search_space import Architecture, parse_architecture
 from utils import InputError
 from workers import TaskFailed, Workers
@@ -171,23 +171,13 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
 @torch.inference_mode()
 def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[int]]:
     """How many test images of each class a child, on the CPU, takes for which (classes, classes)."""
-    predicted = torch.cat([predict(child, some, both_sides).argmax(1) for some in data.held_out.pixels.split(500)])
+    network = FromPixels(child, both_sides)
+    predicted = torch.cat([network(pixels).argmax(1) for pixels in data.held_out.pixels.split(500)])
     pairs = data.held_out.labels * data.num_classes + predicted
     return pairs.bincount(minlength=data.num_classes**2).view(data.num_classes, -1).tolist()
 
 
 # --- a network to take away ---------------------------------------------------------------------------------------
-
-
-class FromPixels(nn.Module):
-    """A child that takes uint8 pixels (B, C, H, W): what it was normalised with in training is part of it."""
-
-    def __init__(self, child: Child, both_sides: bool) -> None:
-        super().__init__()
-        self.child, self.both_sides = child, both_sides
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return predict(self.child, pixels, self.both_sides)
 
 
 def exported(saved: bytes) -> bytes:

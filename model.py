@@ -345,17 +345,23 @@ def flip_images(pixels: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
 
 
-def predict(child: nn.Module, pixels: Tensor, both_sides: bool = False) -> Tensor:
+class FromPixels(nn.Module):
     """Logits (B, classes) of uint8 pixels (B, C, H, W), or the mean of theirs and their mirror images'."""
-    logits = child(normalize(pixels))
-    return (logits + child(normalize(pixels.flip(3)))) / 2 if both_sides else logits
+
+    def __init__(self, child: nn.Module, both_sides: bool = False) -> None:
+        super().__init__()
+        self.child, self.both_sides = child, both_sides
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits = self.child(normalize(pixels))
+        return (logits + self.child(normalize(pixels.flip(3)))) / 2 if self.both_sides else logits
 
 
 @torch.inference_mode()
 def measure(child: Child, images: Images, both_sides: bool = False) -> tuple[float, float]:
     """Top-1 and top-5 accuracy of a child, 0 to 1, with batch norm's running statistics."""
-    child.eval()
-    logits = torch.cat([predict(child, pixels, both_sides) for pixels in images.pixels.split(500)])
+    network = FromPixels(child, both_sides).eval()
+    logits = torch.cat([network(pixels) for pixels in images.pixels.split(500)])
     child.train()
     return top_k_accuracy(logits, images.labels, 1), top_k_accuracy(logits, images.labels, 5)
 

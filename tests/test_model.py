@@ -14,6 +14,7 @@ from datasets import Data, Images
 from model import (
     PAPER_RECIPE,
     Child,
+    FromPixels,
     ImpossibleNetwork,
     LayerSummary,
     Muon,
@@ -27,7 +28,6 @@ from model import (
     on_device,
     one_cycle,
     orthogonalize,
-    predict,
     shift_images,
     summarize,
     top_k_accuracy,
@@ -481,9 +481,9 @@ def test_a_prediction_from_both_sides_is_the_mean_of_both():
             return images[:, 0, 0, :3]
 
     pixels = torch.tensor([[9, 5, 8, 0, 0], [0, 0, 7, 0, 9]], dtype=torch.uint8)[:, None, None]
-    torch.testing.assert_close(predict(Left(), pixels), normalize(pixels)[:, 0, 0, :3])
+    torch.testing.assert_close(FromPixels(Left())(pixels), normalize(pixels)[:, 0, 0, :3])
     expected = torch.tensor([[4.5, 2.5, 8.0], [4.5, 0.0, 7.0]]) / 127.5 - 1
-    torch.testing.assert_close(predict(Left(), pixels, both_sides=True), expected)
+    torch.testing.assert_close(FromPixels(Left(), both_sides=True)(pixels), expected)
     images = Images(pixels, torch.tensor([0, 2]))
     assert measure(Left(), images)[0] == 1 and measure(Left(), images, both_sides=True)[0] == 0.5
 

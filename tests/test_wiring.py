@@ -34,6 +34,7 @@ from model import (
     LEAST_STEPS,
     PAPER_RECIPE,
     Child,
+    FromPixels,
     ImpossibleNetwork,
     Recipe,
     TrainedChild,
@@ -41,7 +42,6 @@ from model import (
     network_size,
     normalize,
     possible_size,
-    predict,
     summarize,
     training_steps,
 )
@@ -277,7 +277,7 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
     child = Child(parse_architecture("k3f8p0"), (1, 8, 8), 10).eval()
     torch.nn.init.normal_(child.classifier.weight)
     pixels = torch.randint(0, 256, (400, 1, 8, 8), dtype=torch.uint8)
-    images = Images(pixels, predict(child, pixels).argmax(1))  # all right from one side
+    images = Images(pixels, FromPixels(child)(pixels).argmax(1))  # all right from one side
     one_side = measure(child, images)
     child.eval()
     monkeypatch.setattr(evaluation, "train_child", lambda *_: TrainedChild(child, *one_side, 0.0))
@@ -289,7 +289,7 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
     right = torch.tensor(final["confusions"]).diag().sum().item() / 400
     assert final["top1"] == pytest.approx(right) and (final["top1"] != one_side[0]) == saved["both_sides"]
     with torch.no_grad():
-        logits = predict(child, images.pixels, saved["both_sides"])
+        logits = FromPixels(child, saved["both_sides"])(images.pixels)
     assert final["top1"] == pytest.approx((logits.argmax(1) == images.labels).float().mean().item())
 
 
