@@ -38,8 +38,7 @@ def evaluate(args: argparse.Namespace) -> None:
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, settings, data)
     size = print_network(architecture, data)
-    n = len(data.train.labels)
-    print(f"training it on {n:,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
+    print(f"training it on {len(data.train.labels):,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
     if (args.run_dir / f"evaluation{suffix}.json").exists():
         print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
 
@@ -49,8 +48,8 @@ def evaluate(args: argparse.Namespace) -> None:
     result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
     result |= data.preparation._asdict() | measured(finals, confusions)
-    result |= {"seeds": seeds, "train_images": n, "seconds": time.perf_counter() - started} | size
-    result |= {"recipe": asdict(recipe), "both_sides": judged_from_both_sides(recipe), "device": device}
+    result |= {"seeds": seeds, "train_images": len(data.train.labels), "seconds": time.perf_counter() - started}
+    result |= size | {"recipe": asdict(recipe), "both_sides": judged_from_both_sides(recipe), "device": device}
     result |= utils.environment(device)
     args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
@@ -177,9 +176,6 @@ def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[in
     return pairs.bincount(minlength=data.num_classes**2).view(data.num_classes, -1).tolist()
 
 
-# --- a network to take away ---------------------------------------------------------------------------------------
-
-
 def exported(saved: bytes) -> bytes:
     """A trained child as a program of `torch.export`, for any number of images; it runs without this repository."""
     found = torch.load(io.BytesIO(saved), weights_only=True)
@@ -193,9 +189,6 @@ def exported(saved: bytes) -> bytes:
     prepared = {"preparation.json": json.dumps({name: found.get(name) for name in Preparation._fields})}
     torch.export.save(program, buffer, extra_files=prepared)
     return buffer.getvalue()
-
-
-# --- which architecture -------------------------------------------------------------------------------------------
 
 
 def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, dict]:
