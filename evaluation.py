@@ -138,17 +138,16 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int)
         Workers(min(num_workers, len(jobs)), shared=(datasets.in_shared_memory(data), images_seen)) as workers,
         tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
     ):
-        trainings = [workers.submit(workers.run, final_child, index, job, device) for index, job in enumerate(jobs)]
-        finals = []
-        try:
-            while len(finals) < len(jobs):
-                wait(trainings, timeout=0.5, return_when=FIRST_EXCEPTION)
-                bar.update(images_seen.sum().item() - bar.n)
-                finals = [training.result() for training in trainings if training.done()]  # the first failure ends all
-        except TaskFailed as error:
-            failed = next(job[0] for job, t in zip(jobs, trainings, strict=True) if t.done() and t.exception())
-            raise InputError(f"{failed} can't be trained: {error}; try fewer --workers") from None
-    return finals
+        job_of = {workers.submit(workers.run, final_child, index, job, device): job for index, job in enumerate(jobs)}
+        done = set()
+        while len(done) < len(jobs):
+            done, _ = wait(job_of, timeout=0.5, return_when=FIRST_EXCEPTION)
+            bar.update(images_seen.sum().item() - bar.n)
+            for training in done:  # the first failure ends all
+                if isinstance(error := training.exception(), TaskFailed):
+                    raise InputError(f"{job_of[training][0]} can't be trained: {error}; try fewer --workers")
+                training.result()
+        return [training.result() for training in job_of]
 
 
 def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
