@@ -392,9 +392,7 @@ def header(image: Image.Image) -> tuple[tuple[int, int], bool, bool, bool, tuple
     return image.size, grey, image.has_transparency_data, deep and not extremes, extremes
 
 
-def prepare(
-    image: Image.Image, image_size: tuple[int, int], channels: int, grey_range: tuple[float, float]
-) -> np.ndarray:
+def prepare(image: Image.Image, image_size: tuple[int, int], channels: int, grey_range: tuple[float, float]) -> Tensor:
     """Pixels (C, H, W) of a picture, upright, in this size (width, height), with 1 channel (grey) or 3 (RGB)."""
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # grey of more than 8 bits
@@ -404,4 +402,4 @@ def prepare(
     if image.has_transparency_data:  # on middle grey, where black and white can both be seen
         image = Image.alpha_composite(Image.new("RGBA", image.size, "#808080"), image.convert("RGBA"))
     image = image.convert("RGB").convert("L" if channels == 1 else "RGB").resize(image_size, reducing_gap=3.0)
-    return np.array(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)
