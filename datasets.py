@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -340,7 +340,8 @@ def decode(path: Path, pictures: Sequence[Picture], image_size: int | None) -> t
     keep = not image_size and len({*sizes}) == 1 and max(sizes[0]) <= LARGE
     width, height = size = sizes[0] if keep else (image_size or IMAGE_SIZE,) * 2
     if {*sizes} != {size}:
-        small, large = ("{} x {}".format(*extreme(sizes, key=math.prod)) for extreme in (min, max))
+        by_area = sorted({*sizes}, key=lambda size: (math.prod(size), size))
+        small, large = ("{} x {}".format(*size) for size in (by_area[0], by_area[-1]))
         print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
     note(path, "with an alpha channel, what is transparent becomes grey", [*compress(names, alpha)])
     note(path, "with 16 bits a colour, of which the upper 8 are used", [*compress(names, coarse)])
@@ -389,7 +390,8 @@ def header(image: Image.Image) -> tuple[tuple[int, int], bool, bool, bool, tuple
     values = values[np.isfinite(values)]
     extremes = (float(values.min()), float(values.max())) if values.size else ()
     grey, deep = Image.getmodebase(image.mode) == "L", ";16" in str(getattr(image, "tile", ""))
-    return image.size, grey, image.has_transparency_data, deep and not extremes, extremes
+    size = image.size[::-1] if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else image.size  # upright
+    return size, grey, image.has_transparency_data, deep and not extremes, extremes
 
 
 def prepare(image: Image.Image, image_size: tuple[int, int], channels: int, grey_range: tuple[float, float]) -> Tensor:
