@@ -8,17 +8,9 @@ assert architecture == parse_architecture("k5f16p0-k5f32p1")
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-
-class Decision(NamedTuple):
-    """One step of the controller and the values that its token may take."""
-
-    name: str
-    choices: tuple[int, ...]
-
-
-ANCHOR_POINT = Decision("inputs", ())  # ends a layer: which of the earlier layers it takes (§3.3)
+ANCHOR_POINT = ("inputs", ())  # a decision that ends a layer: which of the earlier layers it takes (§3.3)
 
 
 @dataclass(frozen=True)
@@ -58,12 +50,12 @@ class SearchSpace:
     @property
     def names(self) -> list[str]:
         """The decision of each step of the controller."""
-        return [decision.name for decision in self.decisions] * self.num_layers
+        return [name for name, _ in self.decisions] * self.num_layers
 
     @property
     def num_choices(self) -> list[int]:
         """The number of choices of each step of the controller, 0 for an anchor point (`controller.ANCHOR`)."""
-        return [len(decision.choices) for decision in self.decisions] * self.num_layers
+        return [len(choices) for _, choices in self.decisions] * self.num_layers
 
     @property
     def tokens(self) -> list[tuple[int, str, tuple[int, ...]]]:
@@ -76,13 +68,10 @@ class SearchSpace:
 
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
-        rest, layers = list(reversed(actions)), []
-        while rest:
-            values = {name: choices[rest.pop()] for name, choices in self.decisions if choices}
-            if ANCHOR_POINT in self.decisions:
-                values["inputs"] = tuple(j for j in range(1, len(layers) + 1) if rest.pop())
-            layers.append(self.layer(values, len(layers) + 1))
-        return Architecture(tuple(layers), self.hidden)
+        values_of: dict[int, dict[str, int]] = {}
+        for (layer, name, choices), action in zip(self.tokens, actions, strict=False):
+            values_of.setdefault(layer, {})[name] = choices[action]
+        return Architecture(tuple(self.layer(*of_layer) for of_layer in values_of.items()), self.hidden)
 
 
 @dataclass(frozen=True)
@@ -92,11 +81,11 @@ class SmallSpace(SearchSpace):
     hidden: ClassVar = 84
     pattern: ClassVar = re.compile(r"k(?P<kernel>\d+)f(?P<filters>\d+)p(?P<padding>\d+)", re.ASCII)
     choices: ClassVar = {"kernel": (3, 5, 7), "filters": (8, 16, 32), "padding": (0, 1, 2)}
-    decisions: ClassVar = tuple(Decision(*item) for item in choices.items())  # of one layer, in the controller's order
+    decisions: ClassVar = tuple(choices.items())  # of one layer, in the controller's order
 
     @staticmethod
-    def layer(values: dict, number: int) -> Layer:
-        """Layer `number`, from 1, with these values of its decisions."""
+    def layer(number: int, values: dict[str, int]) -> Layer:
+        """Layer `number`, from 1, with these values of its tokens."""
         kernel, filters, padding = values["kernel"], values["filters"], values["padding"]
         conv = {"kernel_size": (kernel, kernel), "padding": (padding, padding)}
         return Layer(f"k{kernel}f{filters}p{padding}", filters, conv, inputs=(number - 1,), pool=True)
@@ -123,16 +112,17 @@ class PaperSpace(SearchSpace):
     }
 
     @property
-    def decisions(self) -> tuple[Decision, ...]:
+    def decisions(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The decisions of one layer in the order in which the controller makes them."""
-        chosen = (Decision(*item) for item in self.choices.items() if self.strides or "stride" not in item[0])
+        chosen = (item for item in self.choices.items() if self.strides or "stride" not in item[0])
         return (*chosen, ANCHOR_POINT)
 
     @staticmethod
-    def layer(values: dict, number: int) -> Layer:
-        """Layer `number`, from 1, with these values of its decisions; without inputs it takes the image."""
+    def layer(number: int, values: dict[str, int]) -> Layer:
+        """Layer `number`, from 1, with these values of its tokens; without inputs it takes the image."""
         size, filters = (values["height"], values["width"]), values["filters"]
-        stride, inputs = (values.get("stride_height", 1), values.get("stride_width", 1)), values.get("inputs", ())
+        stride = (values.get("stride_height", 1), values.get("stride_width", 1))
+        inputs = tuple(j for j in range(1, number) if values.get(f"input {j}"))
         text = "c{}x{}f{}".format(*size, filters) + ("s{}x{}".format(*stride) if stride != (1, 1) else "")
         text += "i" + ".".join(map(str, inputs)) if inputs else ""
         conv = {"kernel_size": size, "padding": (size[0] // 2, size[1] // 2), "stride": stride}
@@ -146,16 +136,16 @@ def parse_architecture(text: str) -> Architecture:
         match = space.pattern.fullmatch(part)
         if match is None or len(part) > 1000:
             raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
-        found = {name: value for name, value in match.groupdict().items() if value is not None}
-        inputs = tuple(sorted({int(j) for j in found.pop("inputs", "").split(".") if j}))
-        values = {name: int(value) for name, value in found.items()}
+        found = match.groupdict("")
+        inputs = [int(j) for j in found.pop("inputs", "").split(".") if j]
+        values = {name: int(value) for name, value in found.items() if value}
         for name, value in values.items():
             if value not in space.choices[name]:
                 listed = ", ".join(map(str, space.choices[name]))
                 raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
         if not all(0 < j < number for j in inputs):
             raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
-        layer = space.layer(values | {"inputs": inputs}, number)
+        layer = space.layer(number, values | {f"input {j}": 1 for j in inputs})
         if layer.text != part:
             raise ValueError(f"{text!r} is not an architecture: write {part} as {layer.text}")
         layers.append(layer)

@@ -9,16 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller import ANCHOR, Controller
-from search_space import (
-    ANCHOR_POINT,
-    Architecture,
-    Decision,
-    Layer,
-    PaperSpace,
-    SearchSpace,
-    SmallSpace,
-    parse_architecture,
-)
+from search_space import ANCHOR_POINT, Architecture, Layer, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 
 spaces = st.builds(SmallSpace, st.integers(1, 6)) | st.builds(PaperSpace, st.integers(1, 6), st.booleans())
 
@@ -65,7 +56,7 @@ def small_layer(text: str, number: int) -> Layer:
 def test_all_values_of_the_small_space():
     """Every value of every decision, as data; kernel 3 and 7 meet each other, so no place can take another's."""
     kernels, filters, paddings = (3, 5, 7), (8, 16, 32), (0, 1, 2)
-    decisions = (Decision("kernel", kernels), Decision("filters", filters), Decision("padding", paddings))
+    decisions = (("kernel", kernels), ("filters", filters), ("padding", paddings))
     space = SmallSpace()
     assert space == SmallSpace(2) and SmallSpace.decisions == decisions
     assert SmallSpace.choices == {"kernel": kernels, "filters": filters, "padding": paddings}
