@@ -120,9 +120,8 @@ def statistics_of(name: str, finals: Sequence[dict]) -> dict:
 
 def print_network(architecture: Architecture, data: Data) -> dict:
     """Print a network's layers with output shapes and parameters; returns its totals."""
-    image_shape = tuple(data.train.pixels.shape[1:])
-    layers = summarize(Child(architecture, image_shape, data.num_classes), image_shape)
-    size = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
+    layers = summarize(Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes))
+    size = model.possible_size(architecture, data)
     width = max(len(layer.name) for layer in layers)
     for name, shape, parameters, _ in layers:
         print(f"  {name:<{width}} {' x '.join(map(str, shape)):>14} {parameters:>9,} parameters")

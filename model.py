@@ -5,10 +5,12 @@ trained = train_child(architecture, data, Recipe(), seed=0)
 """
 
 import functools
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -34,6 +36,7 @@ class Child(nn.Module):
     def __init__(self, architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         self.architecture, self.convs, self.norms, self.pools = architecture, nn.ModuleList(), nn.ModuleList(), []
+        self.shapes = []  # (C, H, W) of each convolution's output
         maps = [torch.zeros(1, *image_shape)]  # of the image and of each layer, to see their shapes
         for number, layer in enumerate(architecture.layers, start=1):
             x = concatenate([maps[j] for j in layer.inputs])
@@ -45,6 +48,7 @@ class Child(nn.Module):
             self.norms.append(nn.BatchNorm2d(layer.filters))
             with torch.no_grad():
                 x = conv(x)
+            self.shapes.append(tuple(x.shape[1:]))
             self.pools.append(layer.pool and number < len(architecture.layers) and min(x.shape[2:]) >= 8)
             maps.append(F.max_pool2d(x, 2) if self.pools[-1] else x)
         x = concatenate([maps[j] for j in architecture.outputs])
@@ -82,40 +86,25 @@ class LayerSummary(NamedTuple):
     flops: int  # of one image's forward pass, 2 per multiply-add, convolutions and linear layers
 
 
-def summarize(child: Child, image_shape: tuple[int, int, int]) -> list[LayerSummary]:
-    """Output shape, parameters and forward FLOPs of each layer, read off a real forward pass."""
-    rows, norms = [], dict(zip(child.convs, child.norms, strict=True))
-
-    def record(layer: nn.Module, _: tuple, output: Tensor) -> None:
-        norm = list(norms[layer].parameters()) if layer in norms else []
-        parameters = sum(p.numel() for p in (*layer.parameters(), *norm))
-        flops = 2 * layer.weight.numel() * (output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)
+def summarize(child: Child) -> list[LayerSummary]:
+    """Output shape, parameters and forward FLOPs of each layer."""
+    linear = [layer for layer in (child.hidden, child.classifier) if layer is not None]
+    shapes, rows = child.shapes + [(layer.out_features,) for layer in linear], []
+    for layer, norm, shape in zip_longest([*child.convs, *linear], child.norms, shapes):
         name = re.sub(r", bias=\w+|, stride=\(1, 1\)", "", str(layer)) + (", batch norm" if norm else "")
-        rows.append(LayerSummary(name, tuple(output.shape[1:]), parameters, flops))
-
-    hooks = [m.register_forward_hook(record) for m in child.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    training = child.training
-    with torch.inference_mode():
-        child.eval()(torch.zeros(1, *image_shape, device=next(child.parameters()).device))
-    child.train(training)
-    for hook in hooks:
-        hook.remove()
+        parameters = sum(p.numel() for part in (layer, norm) if part for p in part.parameters())
+        rows.append(LayerSummary(name, shape, parameters, 2 * layer.weight.numel() * math.prod(shape[1:])))
     return rows
 
 
-def network_size(architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, int]:
-    """Parameters, and FLOPs of one image's forward pass; ImpossibleNetwork as of `Child`."""
-    with torch.device("meta"):  # shapes only
-        layers = summarize(Child(architecture, image_shape, num_classes), image_shape)
-    return {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
-
-
 def possible_size(architecture: Architecture, data: Data) -> dict[str, int] | None:
-    """The same on these images; None where feature maps would shrink to nothing."""
+    """Parameters, and FLOPs of one image's forward pass; None where feature maps would shrink to nothing."""
     try:
-        return network_size(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes)
+        with torch.device("meta"):  # shapes only
+            layers = summarize(Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes))
     except ImpossibleNetwork:
         return None
+    return {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "flops")}
 
 
 @dataclass(frozen=True)

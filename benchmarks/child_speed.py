@@ -164,7 +164,7 @@ def main() -> None:
 
 def flops_of(text: str) -> int:
     """FLOPs of one image's forward pass."""
-    return sum(layer.flops for layer in summarize(Child(parse_architecture(text), SHAPE, 10), SHAPE))
+    return sum(layer.flops for layer in summarize(Child(parse_architecture(text), SHAPE, 10)))
 
 
 def print_table(result: dict) -> None:

@@ -19,11 +19,12 @@ from concurrent.futures import as_completed
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, input_errors, load_data, train_and_test
-from datasets import HELD_OUT
-from model import Recipe, network_size
+from datasets import HELD_OUT, Data, Images
+from model import Recipe, possible_size
 from search_space import SmallSpace
 from utils import InputError, child_seed, environment, read_json, usable_cores, write_atomically, write_json
 from workers import Workers
@@ -39,12 +40,12 @@ COLUMNS += ["instruction_set"]
 
 def empty_table() -> dict[str, dict]:
     """All architectures by name, in the order of their choices, nothing trained yet."""
-    space, table = SmallSpace(), {}
+    space, table, digits = SmallSpace(), {}, Data(Images(torch.zeros(1, 1, 28, 28), None), None, 10)
     for actions in itertools.product(*map(range, space.num_choices)):
         architecture = space.decode(actions)
         row = dict.fromkeys(COLUMNS, "") | {"architecture": str(architecture)}
         values = [choices[a] for (_, _, choices), a in zip(space.tokens, actions, strict=True)]
-        row |= dict(zip(CHOICES, values, strict=True)) | network_size(architecture, (1, 28, 28), 10)
+        row |= dict(zip(CHOICES, values, strict=True)) | possible_size(architecture, digits)
         table[str(architecture)] = row
     return table
 

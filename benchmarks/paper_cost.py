@@ -34,7 +34,7 @@ def random_networks(depth: int, n: int) -> list[Architecture]:
 
 def forward_flops(architecture: Architecture) -> int:
     """Operations for one image, 2 per multiply-add."""
-    return sum(layer.flops for layer in summarize(Child(architecture, SHAPE, 10), SHAPE))
+    return sum(layer.flops for layer in summarize(Child(architecture, SHAPE, 10)))
 
 
 def seconds_per_image(architecture: Architecture) -> float:

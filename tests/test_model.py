@@ -52,7 +52,7 @@ def random_images(n: int, shape: tuple[int, int, int] = (1, 28, 28), classes: in
 
 def test_two_layers_are_the_original_network_with_batch_norm():
     """Sizes worked out by hand: 28 -5+1-> 24 -pool-> 12 -5+2+1-> 10; batch norm has two numbers a filter, no bias."""
-    rows = summarize(Child(MIDDLE, (1, 28, 28), 10), (1, 28, 28))
+    rows = summarize(Child(MIDDLE, (1, 28, 28), 10))
     assert [row.output_shape for row in rows] == [(16, 24, 24), (32, 10, 10), (84,), (10,)]
     assert [row.parameters for row in rows] == [16 * (25 + 2), 32 * (16 * 25 + 2), 84 * 3201, 10 * 85]
     assert rows[0].flops == 2 * 25 * 16 * 24 * 24
@@ -83,7 +83,7 @@ def normalized(maps: torch.Tensor, norm: torch.nn.BatchNorm2d) -> torch.Tensor:
 def test_a_summary_names_each_layer_and_counts_what_it_costs():
     """By hand: 2 per multiply-add; instead of a bias, batch norm's two numbers for each filter."""
     child = Child(parse_architecture("k5f16p0-k3f8p2"), (1, 28, 28), 7)
-    assert summarize(child, (1, 28, 28)) == [
+    assert summarize(child) == [
         LayerSummary("Conv2d(1, 16, kernel_size=(5, 5)), batch norm", (16, 24, 24), 16 * 27, 2 * 25 * 16 * 24 * 24),
         LayerSummary(
             "Conv2d(16, 8, kernel_size=(3, 3), padding=(2, 2)), batch norm",
@@ -93,7 +93,7 @@ def test_a_summary_names_each_layer_and_counts_what_it_costs():
         LayerSummary("Linear(in_features=84, out_features=7)", (7,), 7 * 85, 2 * 7 * 84),
     ]
     child = Child(parse_architecture("c3x5f24-c1x7f36s2x3i1"), (3, 12, 15), 7).eval()
-    assert summarize(child, (3, 12, 15)) == [
+    assert summarize(child) == [
         LayerSummary(
             "Conv2d(3, 24, kernel_size=(3, 5), padding=(1, 2)), batch norm",
             *((24, 12, 15), 24 * 3 * 15 + 2 * 24, 2 * 24 * 3 * 15 * 12 * 15),
@@ -105,7 +105,7 @@ def test_a_summary_names_each_layer_and_counts_what_it_costs():
         LayerSummary("Linear(in_features=36, out_features=7)", (7,), 7 * 37, 2 * 7 * 36),
     ]
     assert not child.training and not any(m._forward_hooks for m in child.modules())
-    summarize(child.train(), (3, 12, 15))
+    summarize(child.train())
     assert child.training and child.norms[0].training and child.norms[0].num_batches_tracked == 0
 
 
@@ -119,7 +119,7 @@ def test_a_layer_may_be_any_convolution():
         (convolution(1, 1, kernel_size=(3, 2), dilation=(2, 3), stride=(1, 2), padding=(1, 0)),), None
     )
     child = Child(dilated, (2, 9, 9), 3)
-    assert summarize(child, (2, 9, 9)) == [
+    assert summarize(child) == [
         LayerSummary(
             "Conv2d(2, 1, kernel_size=(3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3)), batch norm",
             *((1, 7, 3), 1 * 2 * 6 + 2, 2 * 1 * 2 * 6 * 7 * 3),
@@ -153,7 +153,7 @@ def test_a_map_of_one_pixel_is_the_smallest(conv, smallest):
     """The smallest image works, for any stride; a pixel less in height or in width does not."""
     architecture = Architecture((convolution(1, kernel_size=(1, 1)), convolution(2, **conv)), None)
     height, width = smallest
-    rows = summarize(Child(architecture, (1, height, width), 3), (1, height, width))
+    rows = summarize(Child(architecture, (1, height, width), 3))
     assert rows[1].output_shape == (1, 1, 1)
     for shape in ((1, height - 1, width), (1, height, width - 1)):
         if min(shape) > 0:
@@ -168,7 +168,7 @@ def test_a_map_is_pooled_from_8_pixels_in_height_and_width(shape, pooled):
     child = Child(Architecture(layers, None), (1, *shape), 3)
     assert child.pools == [pooled, False]
     side = [n // 2 if pooled else n for n in shape]
-    assert [row.output_shape[1:] for row in summarize(child, (1, *shape))[:2]] == [shape, tuple(side)]
+    assert [row.output_shape[1:] for row in summarize(child)[:2]] == [shape, tuple(side)]
     without = Child(Architecture((convolution(1, 4, kernel_size=(1, 1)), layers[1]), None), (1, *shape), 3)
     assert without.pools == [False, False]
 
@@ -235,7 +235,7 @@ def test_repair_smaller_maps_are_padded_with_zeros():
     joined = concatenate([large, small])
     assert joined[0, :2].eq(1).all() and joined[0, 2].tolist() == [[2, 2, 2, 0], [2, 2, 2, 0], [0] * 4, [0] * 4]
     child = Child(parse_architecture("c3x3f24-c3x3f36s2x3i1-c5x5f48i1.2"), (3, 16, 16), 10)
-    rows = summarize(child, (3, 16, 16))
+    rows = summarize(child)
     assert [row.output_shape for row in rows] == [(24, 16, 16), (36, 8, 6), (48, 16, 16), (10,)]
     assert channels_in(child)[2] == 24 + 36
 
@@ -265,7 +265,7 @@ def test_any_child_runs_or_names_the_layer_that_vanishes(architecture):
     else:
         assert child.eval()(torch.zeros(1, 1, 20, 20)).shape == (1, 10)
         before = [tensor.clone() for tensor in child.train().state_dict().values()]
-        layers = summarize(child, (1, 20, 20))
+        layers = summarize(child)
         assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in child.parameters())
         assert child.training and all(map(torch.equal, before, child.state_dict().values()))
 
@@ -302,7 +302,7 @@ def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
     assert orthogonalize(torch.ones(3, 4, device="meta")).shape == (3, 4)
     architecture = parse_architecture("c3x3f24-c3x3f36s2x3i1-c5x5f48i1.2")
     child = Child(architecture, (3, 16, 12), 7).to("meta")
-    rows = summarize(child, (3, 16, 12))
+    rows = summarize(child)
     assert [row.output_shape for row in rows] == [(24, 16, 12), (36, 8, 4), (48, 16, 12), (7,)]
     monkeypatch.setattr(model, "measure", lambda child, images: (images.labels.device.type == "meta", 0.5))
     images = random_images(40, (3, 28, 28))
