@@ -5,8 +5,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,8 +99,8 @@ def read_once(args: argparse.Namespace) -> Run:
     """All that the flags of a search describe."""
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
-    space = make_space(args)
-    allowed = partial(may_be_trained, args, space, data) if args.max_parameters or args.max_flops else None
+    space, limited = make_space(args), args.max_parameters or args.max_flops
+    allowed = (lambda actions: within_limits(space.decode(actions), data, vars(args))) if limited else None
     return Run(args, space, data, child_recipe(args, data), device, allowed)
 
 
@@ -127,8 +126,7 @@ def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
 
 def of_update(args: argparse.Namespace) -> dict:
     """The settings of `PolicyGradient`; for random search it learns nothing."""
-    names = ("children_per_update", "update_lag", "entropy_weight", "baseline_decay", "reward_scale", "replay", "seed")
-    settings = {name: getattr(args, name) for name in names}
+    settings = {field.name: getattr(args, field.name) for field in fields(PolicyGradient) if field.name in args}
     settings["lr"] = args.controller_lr if args.strategy == "reinforce" else 0.0
     if args.layers_step:
         steps_per_layer = len(make_space(args).decisions)
@@ -144,15 +142,10 @@ def child_recipe(args: argparse.Namespace, data: Data) -> Recipe:
     return long_enough(recipe, len(data.train.labels))
 
 
-def within_limits(size: dict[str, int] | None, limits: dict) -> bool:
-    """Whether a possible network is within a search's --max_parameters and --max_flops."""
-    return size is not None and all(size[name] <= (limits.get(f"max_{name}") or math.inf) for name in size)
-
-
-def may_be_trained(args: argparse.Namespace, space: SearchSpace, data: Data, actions: Sequence[int]) -> bool:
-    """Whether actions describe a network within the limits, or an impossible one, which fails like any other."""
-    size = possible_size(space.decode(actions), data)
-    return size is None or within_limits(size, vars(args))
+def within_limits(architecture: Architecture, data: Data, limits: dict) -> bool:
+    """Whether a network is within --max_parameters and --max_flops, or impossible: that fails like any other."""
+    size = possible_size(architecture, data)
+    return size is None or all(size[name] <= (limits.get(f"max_{name}") or math.inf) for name in size)
 
 
 def make_workers(run: Run) -> Workers | Cluster:

@@ -75,7 +75,7 @@ def compare(
     if found.hidden is None:
         space = PaperSpace(len(found.layers), settings.get("strides", "s" in str(found)))
     size = functools.partial(possible_size, data=data)
-    some = random_actions(space, lambda network: within_limits(size(network), settings), args.seed)
+    some = random_actions(space, lambda network: size(network) and within_limits(network, data, settings), args.seed)
     groups = {"LeNet-5's layers": [LENET] * args.num_seeds if size(LENET) else []}
     groups["largest network"] = [largest(space, some, size)] * args.num_seeds if some else []
     groups["random networks"] = [space.decode(actions) for actions in some]
