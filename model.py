@@ -161,11 +161,7 @@ def train_child(
     optimizers = make_optimizers(child, recipe)
 
     def update(batch: Tensor, offsets: Tensor, mirrored: Tensor) -> None:
-        images = pixels[batch]
-        if recipe.shift:
-            images = shift_images(images, recipe.shift, offsets)
-        if recipe.flip:
-            images = flip_images(images, mirrored)
+        images = augment(pixels[batch], recipe, offsets, mirrored)
         loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
         for optimizer in optimizers:
@@ -312,7 +308,7 @@ def normalize(pixels: Tensor) -> Tensor:
 
 
 def draw_augmentation(recipe: Recipe, num_steps: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """An epoch's offsets (steps, 2, B, 1) of `shift_images`, 0 to 2 `shift`, and whom to mirror (steps, B)."""
+    """An epoch's offsets (steps, 2, B, 1) of `augment`, 0 to 2 `shift`, and whom it mirrors (steps, B)."""
     high, shape, flips = 2 * recipe.shift + 1, (2 if recipe.shift else 0, batch_size, 1), recipe.flip * batch_size
     steps = [  # the generator's numbers are used step by step, whatever is drawn
         (torch.randint(high, shape, generator=generator), torch.rand(flips, generator=generator) < 0.5)
@@ -321,17 +317,15 @@ def draw_augmentation(recipe: Recipe, num_steps: int, batch_size: int, generator
     return list(map(torch.stack, zip(*steps, strict=True)))
 
 
-def shift_images(pixels: Tensor, shift: int, offsets: Tensor) -> Tensor:
-    """Move each image (B, C, H, W) by its offsets (2, B, 1), less `shift`, down and right, filling in zeros."""
+def augment(pixels: Tensor, recipe: Recipe, offsets: Tensor, mirrored: Tensor) -> Tensor:
+    """Move images (B, C, H, W) by offsets (2, B, 1), less `shift`, down and right; mirror some (B,) left to right."""
     n, _, height, width = pixels.shape
-    down, right = offsets[:, :, 0]  # (B,)
-    windows = F.pad(pixels, [shift] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2s + 1, 2s + 1, H, W)
-    return windows[torch.arange(n, device=pixels.device), :, down, right]
-
-
-def flip_images(pixels: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror the images (B, C, H, W) that are to be mirrored (B,) from left to right."""
-    return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+    if recipe.shift:
+        down, right = offsets[:, :, 0]  # (B,)
+        padded = F.pad(pixels, [recipe.shift] * 4)  # with zeros
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2s + 1, 2s + 1, H, W)
+        pixels = windows[torch.arange(n, device=pixels.device), :, down, right]
+    return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels) if recipe.flip else pixels
 
 
 class FromPixels(nn.Module):

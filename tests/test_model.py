@@ -19,16 +19,15 @@ from model import (
     LayerSummary,
     Muon,
     Recipe,
+    augment,
     concatenate,
     draw_augmentation,
-    flip_images,
     make_optimizers,
     measure,
     normalize,
     on_device,
     one_cycle,
     orthogonalize,
-    shift_images,
     summarize,
     top_k_accuracy,
     train_child,
@@ -297,7 +296,8 @@ def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
     """On the device "meta", where tensors have shapes alone; one that stays on the CPU meets the others and fails."""
     pixels = torch.zeros(20, 3, 16, 12, dtype=torch.uint8, device="meta")
     offsets, mirrored = torch.zeros(2, 20, 1, dtype=torch.int64, device="meta"), torch.zeros(20, device="meta") < 0.5
-    for moved in (shift_images(pixels, 2, offsets), flip_images(pixels, mirrored)):
+    for recipe in (Recipe(shift=2), Recipe(flip=True)):
+        moved = augment(pixels, recipe, offsets, mirrored)
         assert moved.device.type == "meta" and moved.shape == pixels.shape and moved.dtype == torch.uint8
     assert orthogonalize(torch.ones(3, 4, device="meta")).shape == (3, 4)
     architecture = parse_architecture("c3x3f24-c3x3f36s2x3i1-c5x5f48i1.2")
@@ -532,7 +532,7 @@ def test_the_papers_recipe():
 def test_flips_mirror_the_images_drawn_from_the_generator():
     images = random_images(200).pixels
     offsets, mirrored = draw_augmentation(Recipe(flip=True), 2, 100, torch.Generator().manual_seed(0))
-    flipped = flip_images(images, mirrored.flatten())
+    flipped = augment(images, Recipe(flip=True), offsets, mirrored.flatten())
     assert offsets.numel() == 0
     draws = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
     for image, result, draw in zip(images, flipped, draws, strict=True):
@@ -573,7 +573,7 @@ def test_shifts_move_each_image_by_itself(shift):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(1, 256, (40, 2, 4, 6), generator=generator, dtype=torch.uint8)
     (offsets,), mirrored = draw_augmentation(Recipe(shift=shift), 1, 40, torch.Generator().manual_seed(3))
-    moved = shift_images(pixels, shift, offsets)
+    moved = augment(pixels, Recipe(shift=shift), offsets, mirrored)
     assert mirrored.numel() == 0
     assert moved.shape == pixels.shape and moved.dtype == torch.uint8
     downs, rights = torch.randint(0, 2 * shift + 1, (2, 40), generator=torch.Generator().manual_seed(3)).tolist()
