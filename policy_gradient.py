@@ -72,14 +72,14 @@ class PolicyGradient:
             yield self.tell(batch, [evaluate(actions) for actions in batch])
 
     @one_thread()
-    def ask(self, num_children: int | None = None) -> list[Actions]:
+    def ask(self, num_children: float = math.inf) -> list[Actions]:
         """Sample the next batch; returns what must be evaluated, which is allowed and was never asked for before.
 
         Cut where `num_children` have been asked for. To evaluate in parallel, first ask for `update_lag` + 1 batches.
         """
-        batch, before, budget = [], len(self.asked), math.inf if num_children is None else num_children
+        batch, before = [], len(self.asked)
         for sequence in self.sample():
-            if len(batch) == self.children_per_update or len(self.asked) >= budget:
+            if len(batch) == self.children_per_update or len(self.asked) >= num_children:
                 break
             self.samples_without_new += 1
             if sequence not in self.asked and self.is_allowed(sequence):

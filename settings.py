@@ -24,13 +24,6 @@ from workers import Cluster, Workers
 # --- types of flags -----------------------------------------------------------------------------------------------
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults other than None, and keeps the lines of the description."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without a page of usage."""
 

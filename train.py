@@ -33,7 +33,7 @@ from evaluation import EVALUATION, evaluate
 from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, possible_size, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
-from settings import HelpFormatter, Parser, Run, architecture, boolean, dataset, number, path
+from settings import Parser, Run, architecture, boolean, dataset, number, path
 from utils import InputError
 from workers import Cluster, TaskFailed, Workers
 
@@ -156,7 +156,8 @@ def ranked(search: PolicyGradient, rows: Collection[dict]) -> list[dict]:
 
 def make_parser() -> Parser:
     """Every setting of the program, in one place."""
-    parser = Parser("train.py", description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = Parser("train.py", description=__doc__, formatter_class=keep_lines, allow_abbrev=False)
     count, size, positive = (number(int, 1), number(int, 1, 1000), number(float, 0, above=True))
     switch = {"type": boolean, "nargs": "?", "const": True, "default": False}
     # fmt: off
@@ -223,6 +224,9 @@ def make_parser() -> Parser:
     add("--references", **switch,
         help="also train LeNet-5's layers, the largest network, ten random ones, ResNet-18 and MobileNetV3-small")
     # fmt: on
+    for action in parser._actions:
+        if action.default not in (None, argparse.SUPPRESS):
+            action.help += " (default: %(default)s)"
     return parser
 
 
