@@ -14,7 +14,6 @@ import torch
 import datasets
 import utils
 from controller import Controller
-from datasets import BUILT_IN, Data
 from model import PAPER_RECIPE, Recipe, long_enough, possible_size
 from policy_gradient import PolicyGradient
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
@@ -68,10 +67,10 @@ def path(text: str) -> Path:
 def dataset(text: str) -> str:
     """A flag's type: a built-in data set, or where the reader's own images are."""
     text = os.path.expanduser(text)
-    if text in BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
+    if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
         return text
     own = "no file or folder of images (a folder with a folder of pictures for each class, or an .npz file)"
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILT_IN)}, and {own}")
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and {own}")
 
 
 # --- a search -----------------------------------------------------------------------------------------------------
@@ -82,7 +81,7 @@ class Run(NamedTuple):
 
     args: argparse.Namespace
     space: SearchSpace  # of the deepest networks
-    data: Data
+    data: datasets.Data
     recipe: Recipe  # of the children
     device: str
     allowed: Callable[[Sequence[int]], bool] | None  # what may be trained; None: everything
@@ -127,7 +126,7 @@ def of_update(args: argparse.Namespace) -> dict:
     return settings
 
 
-def child_recipe(args: argparse.Namespace, data: Data) -> Recipe:
+def child_recipe(args: argparse.Namespace, data: datasets.Data) -> Recipe:
     """How children are trained; on the reader's own images never too short to learn anything, if no length is given."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else Recipe()
     if args.child_epochs is not None:
@@ -135,7 +134,7 @@ def child_recipe(args: argparse.Namespace, data: Data) -> Recipe:
     return long_enough(recipe, len(data.train.labels))
 
 
-def within_limits(architecture: Architecture, data: Data, limits: dict) -> bool:
+def within_limits(architecture: Architecture, data: datasets.Data, limits: dict) -> bool:
     """Whether a network is within --max_parameters and --max_flops, or impossible: that fails like any other."""
     size = possible_size(architecture, data)
     return size is None or all(size[name] <= (limits.get(f"max_{name}") or math.inf) for name in size)
@@ -164,7 +163,7 @@ def config(run: Run) -> dict:
     settings = {name: value for name, value in flags.items() if name not in FREE}
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
     settings["version"] = utils.VERSION  # another one may sample and train otherwise
-    settings["images"] = None if run.args.dataset in BUILT_IN else datasets.fingerprint(run.data)
+    settings["images"] = None if run.args.dataset in datasets.BUILT_IN else datasets.fingerprint(run.data)
     return {"num_children": run.args.num_children, "settings": settings, "flags": flags} | utils.environment(run.device)
 
 

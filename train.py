@@ -28,13 +28,11 @@ import policy_gradient
 import report
 import settings
 import utils
-from datasets import Data
 from evaluation import EVALUATION, evaluate
 from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, possible_size, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
 from settings import Parser, Run, architecture, boolean, dataset, number, path
-from utils import InputError
 from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
@@ -108,7 +106,7 @@ def attempt(run: Run, workers: Workers | Cluster, architecture: str, seed: int) 
         return failed | {"error": str(error)}
 
 
-def search_child(data: Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
+def search_child(data: datasets.Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child and measure it on the validation images."""
     trained = train_child(architecture, data, recipe, seed, device)
     return {"val_accuracy": trained.accuracy, **possible_size(architecture, data), "seconds": trained.seconds}
@@ -279,7 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
         for module in ("plots", "torch.utils.tensorboard"):  # a missing package is missed now, not after all children
             importlib.import_module(module)  # here, because worker processes import this file
         generate(args) if args.mode == "generate" else evaluate(args)
-    except (InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
+    except (utils.InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
         print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
