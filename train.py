@@ -175,7 +175,7 @@ def make_parser() -> Parser:
     add("--gpus_per_child", type=number(float, 0, 1), default=0.0, help="with --cluster: share of a GPU, such as 0.25")
     add("--seed", type=number(int, 0), default=0, help="random seed of the whole run; to compare settings use several")
 
-    add = parser.add_argument_group("search").add_argument
+    add = parser.add_argument_group("search", "only --mode generate has it").add_argument
     add("--space", choices=("small", "paper"), default="small",
         help="small: square filters, 729 networks of 2 layers; paper: rectangular ones, skip connections (§3.3, §4.1)")
     add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
@@ -191,7 +191,7 @@ def make_parser() -> Parser:
     add("--update_lag", type=number(int, 0), default=4,
         help="LAG + 1 batches are in training; more: busier workers, but networks come from an older policy")
 
-    add = parser.add_argument_group("controller and policy gradient").add_argument
+    add = parser.add_argument_group("controller and policy gradient", "only --mode generate has it").add_argument
     add("--paper", **switch, help="the paper's controller and update, no finalists: for thousands of children")
     add("--hidden_size", type=size, default=64, help="units of each LSTM layer of the controller (paper: 35)")
     add("--controller_layers", type=size, default=1, help="LSTM layers of the controller (paper: 2)")
@@ -214,7 +214,7 @@ def make_parser() -> Parser:
     add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
 
-    add = parser.add_argument_group("evaluate").add_argument
+    add = parser.add_argument_group("evaluate", "only --mode evaluate has it").add_argument
     add("--architecture", type=architecture, help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
         help=f"the same as --child_epochs (default: {EVALUATION.epochs:g}, never fewer than in the search; paper: 50)")
@@ -236,11 +236,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**PAPER)
         args = parser.parse_args(arguments)
     given = {argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)}
-    modes = {"search": "generate", "controller and policy gradient": "generate", "evaluate": "evaluate"}
     for action in parser._actions:
-        flag, mode = action.option_strings[0], modes.get(action.container.title, args.mode)
-        if args.mode != mode and flag in given:
-            parser.error(f"argument {flag}: only --mode {mode} has it")
+        flag, only = action.option_strings[0], action.container.description
+        if only and args.mode not in only and flag in given:
+            parser.error(f"argument {flag}: {only}")
     args.workers = args.workers or (4 if args.use_cuda and torch.cuda.is_available() else utils.usable_cores())
     if args.dataset in datasets.BUILT_IN:
         args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
