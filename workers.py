@@ -104,14 +104,13 @@ class Cluster(ThreadPoolExecutor):
 
         # What a task needs is the code beside this file: the modules, not data, runs or results.
         code = {"working_dir": str(Path(__file__).parent), "excludes": ["/*/", "*.md"]}
-        quiet = {"logging_level": "error", "log_to_driver": False, "configure_logging": True}
         new = {"num_cpus": num_workers, "include_dashboard": False} if address == "local" else {}
         terminate = signal.getsignal(signal.SIGTERM)
         try:
             if address not in ("local", "auto"):  # Ray itself would try for minutes
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host, port), timeout=10).close()
-            ray.init(address, runtime_env=code, **quiet, **new)
+            ray.init(address, runtime_env=code, logging_level="error", log_to_driver=False, **new)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConnectionError(f"no Ray cluster answers at {address} ({reason})") from None
