@@ -206,8 +206,8 @@ def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Imag
     train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]  # the first: of all classes
     fifth = ", a fifth of each class, because there is no test part" if "test" in missing else ""
     n = f"{len(train):,} to train on, {len(val):,} for validation, {len(test):,} for the test{fifth}"
-    shape = " x ".join(map(str, pixels.shape[1:]))
-    print(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {shape}, {n}")
+    kind = "{} x {} {} pixels".format(*preparation[0], "grey" if preparation[1] == 1 else "RGB")
+    print(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}")
     return *map(images.take, (train, val, test)), Preparation(tuple(map(printable, classes)), *preparation)
 
 

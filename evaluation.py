@@ -38,7 +38,7 @@ def evaluate(args: argparse.Namespace) -> None:
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, settings, data)
     size = print_network(architecture, data)
-    print(f"training it on {len(data.train.labels):,} images: {args.num_seeds} seeds, {recipe.epochs:g} epochs each")
+    print(f"training it on {len(data.train.labels):,} images (epochs: {recipe.epochs:g}, seeds: {args.num_seeds})")
     if (args.run_dir / f"evaluation{suffix}.json").exists():
         print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
 

@@ -27,6 +27,7 @@ import torch.multiprocessing  # tensors in `shared` reach the processes as share
 # In what PyTorch says of the CPU's allocator, CUDA's, cuBLAS and cuDNN: it has no error for all of them.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "find a valid cuDNN", "find an engine")
 ATTEMPTS = 3  # before a task whose process dies every time is given up
+DIED = f"its worker process died {ATTEMPTS} times, perhaps for lack of memory"
 MOST_UNDER_WAY = 10_000  # tasks on a cluster: each waits in a thread here, which is started when it is needed
 
 
@@ -64,7 +65,7 @@ class Workers(ThreadPoolExecutor):
                 self.slot.process = None
                 os.kill(pid, signal.SIGKILL)
                 raise TaskFailed(f"took longer than {self.timeout:g} seconds") from None
-        raise TaskFailed(f"its worker process died {ATTEMPTS} times")
+        raise TaskFailed(DIED)
 
     def _process(self) -> tuple[ProcessPoolExecutor, int]:
         """This thread's executor of one process, started if there is none, and the process's number."""
@@ -137,7 +138,7 @@ class Cluster(ThreadPoolExecutor):
                     return self.ray.get(task, timeout=1)
             raise CancelledError
         except (exceptions.WorkerCrashedError, exceptions.NodeDiedError):
-            raise TaskFailed(f"its worker process died {ATTEMPTS} times") from None
+            raise TaskFailed(DIED) from None
         except exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
         if not isinstance(cause, exceptions.RayError):

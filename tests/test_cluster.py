@@ -31,7 +31,7 @@ def test_tasks_run_on_a_cluster_as_in_processes_of_this_machine(tmp_path):
         with pytest.raises(TaskFailed, match=r"^out of memory: CUDA error"):
             workers.submit(workers.run, run_out_of_memory).result()
         assert workers.submit(workers.run, die_once, str(tmp_path / "marker")).result() == "alive"
-        with pytest.raises(TaskFailed, match=r"^its worker process died 3 times$"):
+        with pytest.raises(TaskFailed, match=r"^its worker process died 3 times, perhaps for lack of memory$"):
             workers.submit(workers.run, die).result()
         workers.timeout = 0.5
         with pytest.raises(TaskFailed, match=r"^took longer than 0\.5 seconds$"):

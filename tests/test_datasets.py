@@ -159,7 +159,7 @@ def test_a_folder_is_split_by_class_always_alike(tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert (
-        "3 classes (blue, green, red), images of 3 x 40 x 40, 36 to train on, 12 for validation, 12 for the test"
+        "3 classes (blue, green, red), images of 40 x 40 RGB pixels, 36 to train on, 12 for validation, 12 for the test"
         in said
     )
     assert "a fifth of each class, because there is no test part" in said

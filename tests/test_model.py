@@ -22,12 +22,14 @@ from model import (
     augment,
     concatenate,
     draw_augmentation,
+    long_enough,
     make_optimizers,
     measure,
     normalize,
     on_device,
     one_cycle,
     orthogonalize,
+    possible_size,
     summarize,
     top_k_accuracy,
     train_child,
@@ -91,7 +93,7 @@ def test_a_summary_names_each_layer_and_counts_what_it_costs():
         LayerSummary("Linear(in_features=1568, out_features=84)", (84,), 84 * 1569, 2 * 84 * 1568),
         LayerSummary("Linear(in_features=84, out_features=7)", (7,), 7 * 85, 2 * 7 * 84),
     ]
-    child = Child(parse_architecture("c3x5f24-c1x7f36s2x3i1"), (3, 12, 15), 7).eval()
+    child = Child(parse_architecture("c3x5f24-c1x7f36s2x3i1"), (3, 12, 15), 7)
     assert summarize(child) == [
         LayerSummary(
             "Conv2d(3, 24, kernel_size=(3, 5), padding=(1, 2)), batch norm",
@@ -103,9 +105,6 @@ def test_a_summary_names_each_layer_and_counts_what_it_costs():
         ),
         LayerSummary("Linear(in_features=36, out_features=7)", (7,), 7 * 37, 2 * 7 * 36),
     ]
-    assert not child.training and not any(m._forward_hooks for m in child.modules())
-    summarize(child.train())
-    assert child.training and child.norms[0].training and child.norms[0].num_batches_tracked == 0
 
 
 def convolution(number: int, filters: int = 1, pool: bool = False, **conv: tuple[int, int]) -> Layer:
@@ -262,11 +261,22 @@ def test_any_child_runs_or_names_the_layer_that_vanishes(architecture):
     except ValueError as error:
         assert "shrinks below 1x1" in str(error)
     else:
+        shapes = []
+        for layer in (*child.convs, child.hidden, child.classifier):
+            if layer is not None:
+                layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
         assert child.eval()(torch.zeros(1, 1, 20, 20)).shape == (1, 10)
-        before = [tensor.clone() for tensor in child.train().state_dict().values()]
         layers = summarize(child)
+        assert [layer.output_shape for layer in layers] == shapes
         assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in child.parameters())
-        assert child.training and all(map(torch.equal, before, child.state_dict().values()))
+
+
+def test_the_size_of_a_network_is_told_where_it_is_possible():
+    data = Data(random_images(3, (2, 23, 9)), random_images(3), 7)
+    child = Child(MIDDLE, (2, 23, 9), 7)
+    parameters, flops = sum(p.numel() for p in child.parameters()), sum(layer.flops for layer in summarize(child))
+    assert possible_size(MIDDLE, data) == {"parameters": parameters, "flops": flops}
+    assert possible_size(parse_architecture("k7f16p0-k5f8p0"), data) is None
 
 
 def test_a_map_that_vanishes_is_a_clear_error():
@@ -544,6 +554,24 @@ def test_fewer_images_than_a_batch_and_a_part_of_an_epoch():
     train, held_out = random_images(10), random_images(20, seed=1)
     for epochs in (0.01, 1, 2.5):
         assert 0 <= train_child(MIDDLE, Data(train, held_out, 10), Recipe(epochs=epochs), seed=0).accuracy <= 1
+
+
+@pytest.mark.parametrize("n, epochs", [(10, 300), (640, 30), (3840, 5), (200_000, 5)])
+def test_a_training_is_long_enough(n, epochs):
+    """300 steps of 64 images, or of all if there are fewer; longer recipes stay as they are."""
+    assert long_enough(Recipe(epochs=5, shift=1), n) == Recipe(epochs=epochs, shift=1)
+
+
+def test_another_network_is_trained_alike():
+    data, made = Data(random_images(300), random_images(100, seed=1), 10), []
+
+    def make(image_shape: tuple[int, int, int], num_classes: int) -> Child:
+        made.append((image_shape, num_classes))
+        return Child(MIDDLE, image_shape, num_classes)
+
+    ours, theirs = (train_child(network, data, Recipe(epochs=1), seed=3).child for network in (MIDDLE, make))
+    assert made == [((1, 28, 28), 10)]
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
 
 
 def test_a_diverged_child_has_an_accuracy():

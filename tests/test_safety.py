@@ -220,7 +220,9 @@ def test_children_that_kill_their_worker_three_times_are_counted_and_the_search_
         dead = [row for row in rows.values() if row["seed"] % 3 == 0]
         assert code == 0 and 0 < len(dead) < 8 == len(rows) and f"8 trained ({len(dead)} failed)" in output
         for row in rows.values():
-            assert row.get("error") == ("its worker process died 3 times" if row in dead else None)
+            assert row.get("error") == (
+                "its worker process died 3 times, perhaps for lack of memory" if row in dead else None
+            )
             assert row["reward"] == (0 if row in dead else 0.9 + row["seed"] % 997 / 10_000)
 
 

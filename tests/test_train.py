@@ -150,7 +150,7 @@ def test_own_pictures_end_to_end(tmp_path):
     searched = command("--dataset", "my shapes", "--num_children", "2", cwd=tmp_path)
     assert searched.returncode == 0, searched.stderr
     assert (
-        "3 classes (circle, square, triangle), images of 3 x 20 x 20, 168 to train on, 72 for validation, 60 for"
+        "3 classes (circle, square, triangle), images of 20 x 20 RGB pixels, 168 to train on, 72 for validation, 60 for"
         in searched.stdout
     )
     run_dir = tmp_path / "runs" / "my shapes"
