@@ -65,7 +65,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.references:
         from benchmarks import references  # here, because it uses what is below
 
-        result["references"] = references.compare(args, settings, data, architecture, recipe, device)
+        result["references"] = references.compare(args, settings, data, architecture, device)
         result["seconds"] = time.perf_counter() - started
         utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     print(f"time                {utils.duration(result['seconds'])}")
@@ -152,10 +152,11 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int)
 def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     """Runs in a worker process: train a network on all training images and measure it on the test images."""
     (data, images_seen), (architecture, recipe, seed) = shared, job
-    trained = train_child(architecture, data, recipe, seed, device, images_seen[index])
+    there = on_device(data, device)
+    trained = train_child(architecture, there, recipe, seed, images_seen[index])
     top1, top5, both_sides = trained.accuracy, trained.top5_accuracy, judged_from_both_sides(recipe)
     if both_sides:
-        top1, top5 = measure(trained.child, on_device(data.held_out, device), both_sides)
+        top1, top5 = measure(trained.child, there.held_out, both_sides)
     accuracies, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
     if callable(architecture):
         return accuracies

@@ -142,9 +142,9 @@ class TrainedChild(NamedTuple):
 
 
 def train_child(
-    architecture: Architecture, data: Data, recipe: Recipe, seed: int, device="cpu", images_seen: Tensor | None = None
+    architecture: Architecture, data: Data, recipe: Recipe, seed: int, images_seen: Tensor | None = None
 ) -> TrainedChild:
-    """Train one child and measure it on the held-out images: a pure function, on one thread on a CPU.
+    """Train one child where the images are, and measure it on those held out: a pure function, on one thread on a CPU.
 
     In the place of `architecture` may be a function from the images' shape and the number of classes to a network.
     `images_seen`, a scalar in shared memory, is raised as training goes on, for a progress bar.
@@ -152,11 +152,11 @@ def train_child(
     started = time.perf_counter()
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True  # on a GPU: others of its algorithms add up in any order
-    (pixels, labels), held_out = on_device(data.train, device), on_device(data.held_out, device)
+    pixels, labels = data.train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         make = architecture if callable(architecture) else functools.partial(Child, architecture)
-        child = make(tuple(pixels.shape[1:]), data.num_classes).to(device)
+        child = make(tuple(pixels.shape[1:]), data.num_classes).to(pixels.device)
     generator = torch.Generator().manual_seed(seed)
     optimizers = make_optimizers(child, recipe)
 
@@ -175,9 +175,9 @@ def train_child(
     for step in range(num_steps):
         number = step % steps_per_epoch
         if number == 0:  # anew in each epoch, and at once: a GPU would wait for what is drawn on the CPU in each step
-            order = torch.randperm(len(labels), generator=generator).to(device)
+            order = torch.randperm(len(labels), generator=generator).to(pixels.device)
             drawn = draw_augmentation(recipe, min(steps_per_epoch, num_steps - step), batch_size, generator)
-            offsets, mirrored = drawn[0].to(device), drawn[1].to(device)
+            offsets, mirrored = (tensor.to(pixels.device) for tensor in drawn)
         share = one_cycle((step + 0.5) / num_steps, recipe.warmup) if recipe.schedule == "one_cycle" else 1
         for optimizer in optimizers:
             rate, group = optimizer.defaults["lr"] * share, optimizer.param_groups[0]
@@ -188,7 +188,7 @@ def train_child(
             images_seen += batch_size
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
         if rest == 0 and epochs_left < recipe.best_of:
-            measured.append(measure(child, held_out))
+            measured.append(measure(child, data.held_out))
 
     accuracy, top5_accuracy = max(measured)
     return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)
@@ -240,10 +240,11 @@ def long_enough(recipe: Recipe, num_images: int) -> Recipe:
     return replace(recipe, epochs=max(recipe.epochs, LEAST_STEPS / training_steps(recipe, num_images)[1]))
 
 
-@functools.lru_cache(maxsize=2)
-def on_device(images: Images, device: str) -> Images:
-    """The images on a device; a GPU keeps those of a worker process from child to child."""
-    return Images(*(tensor.to(device) for tensor in images))
+@functools.lru_cache(maxsize=1)
+def on_device(data: Data, device: str) -> Data:
+    """The same images on a device; a GPU keeps those of a worker process from child to child."""
+    train, held_out = (Images(*(tensor.to(device) for tensor in images)) for images in data[:2])
+    return data._replace(train=train, held_out=held_out)
 
 
 def make_optimizers(child: Child, recipe: Recipe) -> list[torch.optim.Optimizer]:

@@ -29,7 +29,7 @@ import report
 import settings
 import utils
 from evaluation import EVALUATION, evaluate
-from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, possible_size, train_child
+from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, on_device, possible_size, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
 from settings import Parser, Run, architecture, boolean, dataset, number, path
@@ -108,7 +108,7 @@ def attempt(run: Run, workers: Workers | Cluster, architecture: str, seed: int) 
 
 def search_child(data: datasets.Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child and measure it on the validation images."""
-    trained = train_child(architecture, data, recipe, seed, device)
+    trained = train_child(architecture, on_device(data, device), recipe, seed)
     return {"val_accuracy": trained.accuracy, **possible_size(architecture, data), "seconds": trained.seconds}
 
 

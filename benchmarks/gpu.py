@@ -33,7 +33,7 @@ import model
 from benchmarks.common import PANEL, RESULTS, load_data
 from benchmarks.paper_cost import SHAPE, forward_flops, random_networks
 from datasets import Data, Images
-from model import PAPER_RECIPE, Recipe, train_child
+from model import PAPER_RECIPE, Recipe, on_device, train_child
 from search_space import Architecture, parse_architecture
 from utils import ROOT, child_seed, choose_device, environment, read_json, read_ledger, usable_cores, write_json
 from workers import TaskFailed, Workers
@@ -129,7 +129,7 @@ def default_commands(size: Size, device: str) -> Iterator[dict]:
 
 def train_one(data: Data, text: str, recipe: Recipe, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child as a search does; its weights as a digest."""
-    trained = train_child(parse_architecture(text), data, recipe, child_seed(seed, text), device)
+    trained = train_child(parse_architecture(text), on_device(data, device), recipe, child_seed(seed, text))
     digest = hashlib.sha256()
     for tensor in trained.child.cpu().state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -206,10 +206,10 @@ def counted(architecture: Architecture, data: Data, recipe: Recipe, steps: int, 
     n = steps * recipe.batch_size
     few = Data(Images(data.train.pixels[:n], data.train.labels[:n]), Images(*(t[:1] for t in data.held_out)), 10)
     recipe = replace(recipe, epochs=1, best_of=1)
-    wall = train_child(architecture, few, recipe, 0, device).seconds * 1e6  # not slowed down by the profiler
+    wall = train_child(architecture, on_device(few, device), recipe, 0).seconds * 1e6  # not slowed down by the profiler
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
     with profile(activities=activities) as profiler:
-        train_child(architecture, few, recipe, 0, device)
+        train_child(architecture, on_device(few, device), recipe, 0)
     kernels, launches, operations = {}, 0, 0
     for event in profiler.events():
         launches += "LaunchKernel" in event.name or "GraphLaunch" in event.name
@@ -259,8 +259,8 @@ def step(size: Size, device: str) -> Iterator[dict]:
 def paper_epoch(data: Data, architecture: Architecture, size: Size, device: str) -> dict:
     """Runs in a worker process: seconds of an epoch, from two trainings of which one is longer."""
     recipes = [replace(PAPER_RECIPE, batch_size=size.paper_batch, epochs=e, best_of=1) for e in size.paper_epochs]
-    train_child(architecture, data, recipes[0], 0, device)
-    short, long = (train_child(architecture, data, recipe, 0, device).seconds for recipe in recipes)
+    train_child(architecture, on_device(data, device), recipes[0], 0)
+    short, long = (train_child(architecture, on_device(data, device), recipe, 0).seconds for recipe in recipes)
     memory = torch.cuda.max_memory_allocated() if device == "cuda" else None
     return {"seconds_an_epoch": (long - short) / (size.paper_epochs[1] - size.paper_epochs[0]), "memory": memory}
 
@@ -281,7 +281,7 @@ def run_out(data: Data, device: str) -> None:
     if device == "cpu":
         torch.empty(2**60, dtype=torch.uint8)
     torch.cuda.set_per_process_memory_fraction(0.01)
-    train_child(parse_architecture("k3f32p1-k3f32p1"), data, Recipe(batch_size=16384), 0, device)
+    train_child(parse_architecture("k3f32p1-k3f32p1"), on_device(data, device), Recipe(batch_size=16384), 0)
 
 
 def memory_held(data: Data, device: str) -> int:

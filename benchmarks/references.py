@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from datasets import Data, Images
-from evaluation import statistics_of, train_finals
-from model import Recipe, possible_size, train_child, training_steps
+from evaluation import final_recipe, statistics_of, train_finals
+from model import Recipe, on_device, possible_size, train_child, training_steps
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 from settings import within_limits
 from utils import child_seed
@@ -64,14 +64,12 @@ READY_MADE = {  # what a reader would take instead
 }
 
 
-def compare(
-    args: argparse.Namespace, settings: dict, data: Data, found: Architecture, recipe: Recipe, device: str
-) -> list[dict]:
+def compare(args: argparse.Namespace, settings: dict, data: Data, found: Architecture, device: str) -> list[dict]:
     """Train networks that nobody searched for; prints and returns their test accuracies.
 
     Those of the search space get the same epochs as the one that was found, torchvision's the same time.
     """
-    space = SmallSpace(len(found.layers))
+    space, recipe = SmallSpace(len(found.layers)), final_recipe(args, settings, data)
     if found.hidden is None:
         space = PaperSpace(len(found.layers), settings.get("strides", "s" in str(found)))
     size = functools.partial(possible_size, data=data)
@@ -122,7 +120,7 @@ def seconds_of_a_step(network: Architecture | ReadyMade, data: Data, recipe: Rec
 
 def seconds_of_training(data: Data, network: Architecture | ReadyMade, recipe: Recipe, device: str) -> float:
     """Runs in a worker process."""
-    return train_child(network, data, recipe, 0, device).seconds
+    return train_child(network, on_device(data, device), recipe, 0).seconds
 
 
 def parameters_of(network: Architecture | ReadyMade, data: Data) -> int:

@@ -82,7 +82,7 @@ def test_a_training_stays_on_the_gpu(monkeypatch, name, architecture):
     _, steps_per_epoch, num_steps = training_steps(RECIPES[name], len(DATA.train.labels))
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     with Pretended(monkeypatch) as gpu, pytest.raises(DataDependentOutputException) as stopped:
-        train_child(architecture, DATA, RECIPES[name], 0, "cuda")
+        train_child(architecture, on_device(DATA, "cuda"), RECIPES[name], 0)
     assert gpu.steps == num_steps == 3 * steps_per_epoch == 6
     recipe = RECIPES[name]
     peaks = [recipe.lr, recipe.filter_lr][: 1 + (name == "Muon")]
@@ -100,9 +100,9 @@ def test_a_training_stays_on_the_gpu(monkeypatch, name, architecture):
 @pytest.mark.parametrize("architecture", [SMALL, PAPER], ids=str)
 @pytest.mark.parametrize("name", RECIPES)
 def test_steps_as_a_graph_give_the_same_weights(monkeypatch, name, architecture):
-    graphed = train_child(architecture, DATA, RECIPES[name], 0, "cuda")
+    graphed = train_child(architecture, on_device(DATA, "cuda"), RECIPES[name], 0)
     monkeypatch.setattr(model, "Graphed", lambda update: update)
-    step_by_step = train_child(architecture, DATA, RECIPES[name], 0, "cuda")
+    step_by_step = train_child(architecture, on_device(DATA, "cuda"), RECIPES[name], 0)
     pairs = zip(graphed.child.parameters(), step_by_step.child.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs) and graphed[1:3] == step_by_step[1:3]
 

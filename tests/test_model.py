@@ -317,7 +317,7 @@ def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
     monkeypatch.setattr(model, "measure", lambda child, images: (images.labels.device.type == "meta", 0.5))
     images = random_images(40, (3, 28, 28))
     recipe = replace(PAPER_RECIPE, epochs=1, batch_size=16)
-    trained = train_child(architecture, Data(images, images, 10), recipe, seed=0, device="meta")
+    trained = train_child(architecture, on_device(Data(images, images, 10), "meta"), recipe, seed=0)
     assert trained.accuracy == 1 and all(p.is_meta for p in trained.child.parameters())
 
 
@@ -331,11 +331,12 @@ def test_each_value_of_a_pixel_becomes_a_number_from_minus_one_to_one():
 
 
 def test_images_are_put_on_the_device_once():
-    images = random_images(5)
-    there = on_device(images, "meta")
-    assert type(there) is Images and there.pixels.is_meta and there.labels.is_meta
-    assert there.pixels.shape == images.pixels.shape and there.labels.shape == (5,)
-    assert on_device(images, "meta") is there and on_device.cache_info().maxsize == 2  # training and held-out images
+    data = Data(random_images(5), random_images(3), 10)
+    there = on_device(data, "meta")
+    for images, moved in zip(data[:2], there[:2], strict=True):
+        assert type(moved) is Images and moved.pixels.is_meta and moved.labels.is_meta
+        assert [tensor.shape for tensor in moved] == [tensor.shape for tensor in images]
+    assert there[2:] == data[2:] and on_device(data, "meta") is there and on_device.cache_info().maxsize == 1
 
 
 def test_one_cycle_at_the_middle_of_each_step():
@@ -619,5 +620,5 @@ def test_shifts_move_each_image_by_itself(shift):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_training_on_the_gpu_learns_the_same():
     train, held_out = random_images(2000), random_images(500, seed=1)
-    trained = train_child(MIDDLE, Data(train, held_out, 10), Recipe(), seed=0, device="cuda")
+    trained = train_child(MIDDLE, on_device(Data(train, held_out, 10), "cuda"), Recipe(), seed=0)
     assert next(trained.child.parameters()).is_cuda and trained.accuracy > 0.9

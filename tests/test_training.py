@@ -201,7 +201,7 @@ def test_the_accuracy_is_the_best_after_each_of_the_last_epochs(monkeypatch, bes
 
 def test_images_seen_counts_what_was_trained_on():
     seen = torch.zeros(2, dtype=torch.int64)
-    train_child(SMALL, DATA, Recipe(batch_size=16, epochs=3.5), 0, "cpu", seen[1])
+    train_child(SMALL, DATA, Recipe(batch_size=16, epochs=3.5), 0, seen[1])
     assert seen.tolist() == [0, 7 * 16]
 
 

@@ -91,8 +91,8 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         labels = torch.arange(60_000) if train else torch.full((100,), TEST_LABEL)
         return Images(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels), PREPARATION
 
-    def train_child(architecture, data, recipe, seed, device="cpu", images_seen=None):
-        noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed, "device": device})
+    def train_child(architecture, data, recipe, seed, images_seen=None):
+        noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed})
         make = architecture if callable(architecture) else partial(Child, architecture)
         child = make(tuple(data.train.pixels.shape[1:]), data.num_classes)
         accuracy = 0.5 + seed % 997 / 2000
@@ -293,12 +293,15 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
 
 
 def test_the_gpu_reaches_the_children(trainings, monkeypatch):
-    monkeypatch.setattr(utils, "choose_device", lambda use_cuda: "cuda" if use_cuda else "cpu")
-    for flags, device in (["--workers", "1"], "cpu"), (["--workers", "1", "--use_cuda", "--run_dir", "gpu"], "cuda"):
+    """Here a device whose tensors have shapes only."""
+    monkeypatch.setattr(utils, "choose_device", lambda use_cuda: "meta" if use_cuda else "cpu")
+    for flags, device in (["--workers", "1"], "cpu"), (["--workers", "1", "--use_cuda", "--run_dir", "gpu"], "meta"):
         train.main([*flags, "--num_children", "2"])
         assert InProcess.made.pop() == (1, None, device)
-        assert {trainings.pop()["device"] for _ in range(2)} == {device}
-    assert json.loads(Path("gpu/config.json").read_text())["settings"]["device"] == "cuda"
+        train.main([*flags, "--mode", "evaluate", "--num_seeds", "2"])
+        parts = [part for _ in range(4) for part in trainings.pop()["data"][:2]]
+        assert not trainings and {tensor.device.type for part in parts for tensor in part} == {device}
+    assert json.loads(Path("gpu/config.json").read_text())["settings"]["device"] == "meta"
 
 
 def test_paper_sets_what_the_paper_says_and_given_flags_win():
@@ -472,9 +475,8 @@ def test_images_are_uploaded_once():
     from model import on_device
 
     data = Data(*(Images(torch.zeros(2, 1, 1, 1), torch.zeros(2)) for _ in range(2)), 10)
-    first = [on_device(images, "meta") for images in data[:2]]
-    assert all(on_device(images, "meta") is there for images, there in zip(data[:2], first, strict=True))
-    assert first[0].pixels.device.type == "meta"
+    first = on_device(data, "meta")
+    assert on_device(data, "meta") is first and first.train.pixels.device.type == "meta"
 
 
 def test_input_errors_are_no_tracebacks(trainings, monkeypatch, capsys):
