@@ -143,7 +143,7 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
         for made in new:
             if made.exists() and not any(made.iterdir()):
                 made.rmdir()
-        reason = str(error).strip()
+        reason = one_line(error)
         raise InputError(f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/") from None
     pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
@@ -166,6 +166,10 @@ def unpack(folder: Path, checked: bool) -> None:
             raise InputError(f"{file} is damaged ({error}): remove it, or replace it by an undamaged copy") from None
         if file.suffix:
             write_atomically(folder / name, content)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 # --- the reader's own ---------------------------------------------------------------------------------------------
@@ -308,7 +312,7 @@ def read_npz(file: Path) -> list[Picture]:
                 else:
                     arrays[key] = np.asarray(found[name])
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        reason = str(error) if zipfile.is_zipfile(file) else "it is cut off, or another kind of file"
+        reason = one_line(error) if zipfile.is_zipfile(file) else "it is cut off, or another kind of file"
         if "pickle" in reason:  # numpy would tell the reader to load it all the same
             reason = f"{name} holds Python objects, which may run code: save it as numbers or words, with .astype(str)"
         raise InputError(f"{file} is no .npz file that can be read: {reason}") from None
@@ -376,7 +380,7 @@ def read_all(path: Path, pictures: Collection[Picture], read: Callable, bad: dic
             with warnings.catch_warnings(action="ignore"), picture.open() as image:
                 value = read(image)
         except Exception as error:  # at a damaged file decoders raise whatever they run into
-            bad[picture.name] = str(error) or type(error).__name__
+            bad[picture.name] = one_line(error)
         else:
             yield picture, value
     if 100 * len(bad) > n:
