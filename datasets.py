@@ -118,6 +118,16 @@ def split_off(groups: Tensor, share: float | None = None) -> tuple[Tensor, Tenso
     return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
 
 
+def in_shared_memory(data: Data) -> Data:
+    """Move images to memory that worker processes share."""
+    try:
+        for tensor in (*data.train, *data.held_out):
+            tensor.share_memory_()
+    except RuntimeError as error:
+        raise InputError(f"not enough shared memory for the images ({error})") from None
+    return data
+
+
 # --- torchvision's ------------------------------------------------------------------------------------------------
 
 MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; other data sets have files of these names

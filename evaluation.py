@@ -134,7 +134,7 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int)
     images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
     total = sum(math.prod(model.training_steps(recipe, len(data.train.labels))[::2]) for _, recipe, _ in jobs)  # images
     with (
-        Workers(min(num_workers, len(jobs)), shared=(data, images_seen)) as workers,
+        Workers(min(num_workers, len(jobs)), shared=(datasets.in_shared_memory(data), images_seen)) as workers,
         tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
     ):
         job_of = {workers.submit(workers.run, final_child, index, job, device): job for index, job in enumerate(jobs)}

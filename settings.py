@@ -144,7 +144,7 @@ def make_workers(run: Run) -> Workers | Cluster:
     """Processes on this machine, or with --cluster on many."""
     args = run.args
     if args.cluster is None:
-        return Workers(args.workers, run.data, args.child_timeout, run.device)
+        return Workers(args.workers, datasets.in_shared_memory(run.data), args.child_timeout, run.device)
     try:
         return Cluster(args.cluster, args.workers, run.data, args.child_timeout, args.gpus_per_child)
     except ImportError:

@@ -39,7 +39,7 @@ REMEDIES[errno.ENOSPC] = "the disk is full, make room and give the same command 
 def explained(error: Exception, run_dir: Path) -> str:
     """One line for what the user can put right, with a remedy; anything else is raised again."""
     reason = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search("allocate (shared )?memory", reason):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in reason:
         return f"out of memory ({reason}): try a smaller --image_size, fewer images or fewer --workers"
     if isinstance(error, RuntimeError):
         raise error

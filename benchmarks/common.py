@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from datasets import Data, Images, load_images, search_data
+from datasets import Data, Images, in_shared_memory, load_images, search_data
 from model import Recipe, measure, train_child
 from search_space import Architecture, parse_architecture
 from utils import ROOT, InputError, usable_cores
@@ -56,7 +56,8 @@ def recommended_lag(num_workers: int) -> int:
 
 def load_data(dataset: str) -> tuple[Data, Images]:
     """What a search on a data set sees, and the test images beside."""
-    return search_data(dataset, ROOT / "data"), load_images(dataset, ROOT / "data", train=False)[0]
+    data = in_shared_memory(search_data(dataset, ROOT / "data"))
+    return data, load_images(dataset, ROOT / "data", train=False)[0]
 
 
 def train_and_test(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from datasets import Data, Images
+from datasets import Data, Images, in_shared_memory
 from evaluation import final_recipe, statistics_of, train_finals
 from model import Recipe, on_device, possible_size, train_child, training_steps
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
@@ -113,7 +113,7 @@ def seconds_of_a_step(network: Architecture | ReadyMade, data: Data, recipe: Rec
     def seconds(steps: int) -> float:
         return workers.run(seconds_of_training, network, replace(recipe, epochs=steps / per_epoch), device)
 
-    with Workers(1, few, device=device) as workers:
+    with Workers(1, in_shared_memory(few), device=device) as workers:
         time = workers.submit(lambda: statistics.median(seconds(25) - seconds(5) for _ in range(3)) / 20).result()
     return max(time, 1e-6)  # of a clock that was disturbed
 
