@@ -189,6 +189,7 @@ LARGE = 64
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")  # others may run other programs
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 PART_OF = {name: part for part, names in PARTS.items() for name in names}  # names as people write them
+RUNS = "a run of this program"
 SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "lost+found"}  # what systems leave in folders, beside hidden files
 
 
@@ -255,58 +256,61 @@ def natural(name: str) -> tuple:
 
 def read_folder(root: Path) -> list[Picture]:
     """The pictures of a folder that has one for each class (as torchvision's ImageFolder), or parts that do."""
-    files, left_out = walk(root)
-    tops = sorted({file.parts[0] for file in files if len(file.parts) > 2})
+    folders, left_out = walk(root)
+    tops = [folder.parts[0] for folder in folders if len(folder.parts) > 1]
     parts = {top: PART_OF[top.lower()] for top in tops if top.lower() in PART_OF}
     if parts and sorted(parts.values()) != sorted({"train", *parts.values()}):
         names = ", ".join(parts)
         raise InputError(f"{root} has the parts {names}: it needs one called train, and at most one val and one test")
-    pictures, depth = [], 2 if parts else 1  # of a class's folder
-    for file in sorted(files):
-        *place, _ = file.parts
-        if parts and place and place[0] not in parts:
-            left_out["no part with a folder for each class"].append(place[0])
-        elif len(place) < depth:
-            left_out["in no folder of a class"].append(file)
+    depth = 2 if parts else 1  # of a class's folder
+    found = defaultdict(list)  # what is in it or below
+    for folder, files in folders.items():
+        if parts and folder.parts and folder.parts[0] not in parts:
+            left_out["no part with a folder for each class"].append(Path(folder.parts[0]))
+        elif len(folder.parts) < depth:
+            left_out["in no folder of a class"] += files
         else:
-            image = partial(Image.open, root / file, formats=FORMATS)
-            pictures.append(Picture(str(file), image, place[depth - 1], parts.get(place[0], "train")))
+            found[folder.parts[:depth]] += files
+    left_out["no picture in it"] = [Path(*place) for place, files in found.items() if not files]
+    ours = {run.parent for run in left_out[RUNS]}
     for what, paths in left_out.items():
-        note(root, f"left out, {what}", [*dict.fromkeys(paths)])
+        note(root, f"left out, {what}", [path for path in dict.fromkeys(paths) if path not in ours])
+    pictures = []
+    for place, files in sorted(found.items(), key=lambda item: natural(item[0][-1])):
+        for file in sorted(files):
+            image = partial(Image.open, root / file, formats=FORMATS)
+            pictures.append(Picture(str(file), image, place[-1], parts.get(place[0], "train")))
     classes = {picture.label for picture in pictures}
     named = sorted(name for name in classes if name.lower() in PART_OF and not parts)
     if len(classes) == len(named):
         loose = f", not pictures in {' and '.join(named)} themselves" if named else ""
         raise InputError(f"{root} needs a folder of pictures a class, or train/, val/ and test/ that have them{loose}")
     note(root, "called like a part, but without folders, so taken for a class", named)
-    return sorted(pictures, key=lambda picture: natural(picture.label))
+    return pictures
 
 
-def walk(root: Path) -> tuple[list[Path], dict[str, list]]:
-    """The pictures below a folder, and what is left out and why; every real folder once, those behind links last."""
+def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
+    """The pictures of each folder, and what is left out and why; every real folder once, those behind links last."""
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    pictures, left_out, seen, todo, denied = [], defaultdict(list), set(), [root], []
+    folders, left_out, seen, todo, denied = {}, defaultdict(list), set(), [root], []
     for top in todo:  # which grows
         for name, below, files in os.walk(top, onerror=denied.append):
             folder, real = Path(name).relative_to(root), os.path.realpath(name)
             ours = folder.parts and any(re.fullmatch(r"children\.jsonl|best_child.*\.pt2", file) for file in files)
             if real in seen or ours:
-                left_out["a run of this program" if ours else "read already, this is a link to it"].append(folder)
+                left_out[RUNS if ours else "read already, this is a link to it"].append(folder)
                 below.clear()
                 continue
             seen.add(real)
             hidden = {entry for entry in (*below, *files) if entry.startswith(".") or entry.lower() in SYSTEM}
             below[:] = sorted({*below} - hidden)
-            paths = {folder / file for file in {*files} - hidden}
-            found = {path for path in paths if path.suffix.lower() in suffixes}
-            pictures += found
-            left_out["no picture"] += sorted(paths - found)
+            paths = [folder / file for file in sorted({*files} - hidden)]
+            folders[folder] = [path for path in paths if path.suffix.lower() in suffixes]
+            left_out["no picture"] += [path for path in paths if path.suffix.lower() not in suffixes]
             left_out["hidden"] += [folder / entry for entry in sorted(hidden)]
-            if not (found or below):
-                left_out["no picture in it"].append(folder)
             todo += [link for link in (Path(name, entry) for entry in below) if link.is_symlink()]
     left_out["can't be listed"] = [Path(error.filename).relative_to(root) for error in denied]
-    return pictures, left_out
+    return folders, left_out
 
 
 def read_npz(file: Path) -> list[Picture]:
