@@ -408,7 +408,9 @@ def header(image: Image.Image) -> tuple[tuple[int, int], bool, bool, bool, tuple
     values = values[np.isfinite(values)]
     extremes = (float(values.min()), float(values.max())) if values.size else ()
     grey, deep = Image.getmodebase(image.mode) == "L", ";16" in str(getattr(image, "tile", ""))
-    size = image.size[::-1] if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else image.size  # upright
+    exif = Image.Image.getexif(image)  # a PNG's own would read all of it; Pillow turns the size of a TIFF itself
+    on_its_side = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    size = image.size[::-1] if on_its_side else image.size
     return size, grey, image.has_transparency_data, deep and not extremes, extremes
 
 

@@ -32,6 +32,8 @@ Job = tuple[Architecture, Recipe, int]  # what is trained, how, and with which s
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
+    if args.references:
+        from benchmarks import references  # here, because it uses what is below
     device = utils.choose_device(args.use_cuda)
     architecture, suffix, settings = choose_architecture(args)
     image_size, searched = args.image_size or settings.get("image_size"), {} if suffix else settings
@@ -63,8 +65,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
     print_accuracies(result)
     if args.references:
-        from benchmarks import references  # here, because it uses what is below
-
         result["references"] = references.compare(args, settings, data, architecture, device)
         result["seconds"] = time.perf_counter() - started
         utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
@@ -203,19 +203,19 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, di
     if rows and not same:
         before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
         raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
+    said = f"best architecture of the search in {args.run_dir}"
     file, committed = args.run_dir / "best.json", utils.ROOT / "results" / name.lower() / "best.json"
     if not rows:
         if own or args.run_dir != utils.default_run_dir(name, args.strategy) or not committed.exists():
             raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
-        print(f"no search in {args.run_dir}: taking {committed.relative_to(utils.ROOT)}")
-        file = committed
+        file, said = committed, f"no search in {args.run_dir}: taken from {committed.relative_to(utils.ROOT)}"
     best = utils.read_json(file) if file.exists() else {}
     if rows and best.get("children") != len(rows):
-        print(f"the search in {args.run_dir} is not finished: best of {len(rows)} children")
+        said = f"the search in {args.run_dir} is not finished: best of {len(rows)} children"
         best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
     try:
         architecture = parse_architecture(str(best["architecture"]))
     except (KeyError, ValueError) as error:
         raise InputError(f"no architecture to read in {args.run_dir}: {error}") from None
-    print(f"best architecture   {architecture}")
+    print(f"{said}: {architecture}")
     return architecture, "", settings

@@ -66,9 +66,10 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     utils.write_atomically(args.run_dir / "controller.pt", utils.as_bytes(rebuild))
     chosen = {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
     chosen |= {"dataset": datasets.short_name(args.dataset), "seed": args.seed, "strategy": args.strategy}
-    chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(ranking)} networks"}
     keys = ("architecture", "child", "val_accuracies")
     chosen["finalists"] = [{key: row[key] for key in keys} for row in ranking if "val_accuracies" in row]
+    twice = f", and of two trainings of the first {len(ranking)}" if chosen["finalists"] else ""
+    chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children{twice}"}
     utils.write_json(args.run_dir / "best.json", chosen)
     title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
     ordered = [rows[child] for child in sorted(rows)]

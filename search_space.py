@@ -69,7 +69,7 @@ class SearchSpace:
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
         values_of: dict[int, dict[str, int]] = {}
-        for (layer, name, choices), action in zip(self.tokens, actions, strict=False):
+        for (layer, name, choices), action in zip(self.tokens[: len(actions)], actions, strict=True):
             values_of.setdefault(layer, {})[name] = choices[action]
         return Architecture(tuple(self.layer(*of_layer) for of_layer in values_of.items()), self.hidden)
 
@@ -122,7 +122,7 @@ class PaperSpace(SearchSpace):
         """Layer `number`, from 1, with these values of its tokens; without inputs it takes the image."""
         size, filters = (values["height"], values["width"]), values["filters"]
         stride = (values.get("stride_height", 1), values.get("stride_width", 1))
-        inputs = tuple(j for j in range(1, number) if values.get(f"input {j}"))
+        inputs = tuple(j for j in range(1, number) if values[f"input {j}"])
         text = "c{}x{}f{}".format(*size, filters) + ("s{}x{}".format(*stride) if stride != (1, 1) else "")
         text += "i" + ".".join(map(str, inputs)) if inputs else ""
         conv = {"kernel_size": size, "padding": (size[0] // 2, size[1] // 2), "stride": stride}
@@ -145,7 +145,7 @@ def parse_architecture(text: str) -> Architecture:
                 raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
         if not all(0 < j < number for j in inputs):
             raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
-        layer = space.layer(number, values | {f"input {j}": 1 for j in inputs})
+        layer = space.layer(number, values | {f"input {j}": j in inputs for j in range(1, number)})
         if layer.text != part:
             raise ValueError(f"{text!r} is not an architecture: write {part} as {layer.text}")
         layers.append(layer)

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, input_errors
 from benchmarks.spaces import read_table
 from benchmarks.summary import TOP
 from model import Recipe
@@ -158,6 +158,7 @@ def landscape() -> None:
     plt.close(figure)
 
 
+@input_errors()
 def main() -> None:
     first_page()
     for name in ("mnist", "fashionmnist", "nasbench_macro", "nasbench201"):

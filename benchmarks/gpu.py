@@ -30,7 +30,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import model
-from benchmarks.common import PANEL, RESULTS, load_data
+from benchmarks.common import PANEL, RESULTS, input_errors, load_data
 from benchmarks.paper_cost import SHAPE, forward_flops, random_networks
 from datasets import Data, Images
 from model import PAPER_RECIPE, Recipe, on_device, train_child
@@ -377,6 +377,7 @@ def page(result: dict) -> Iterator[str]:
         yield line.format(**found["memory"])
 
 
+@input_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearsal", action="store_true", help="the same in small, to see that all of it runs")

@@ -323,17 +323,18 @@ def test_a_photo_is_turned_upright(tmp_path):
     assert upright[:, :20].min() == 255 and upright[:, 20:].max() == 0
 
 
-def test_photos_are_as_large_as_they_are_upright(tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+def test_photos_are_as_large_as_they_are_upright(tmp_path, capsys, kind):
     """A photo that lies on its side among others of its stored size has another size, and none is stretched."""
-    root = write_folder(tmp_path / "photos", n=3)
-    for file in root.glob("*/*.png"):
-        picture((0, 0, 0)).resize((30, 20)).save(file)
-    exif = Image.Exif()
+    photo, exif = picture(size=(30, 20)), Image.Exif()
     exif[0x0112] = 8
-    photo = picture((0, 0, 0)).resize((30, 20))
-    photo.save(root / "red" / "photo.png", exif=exif)
-    assert load(root)[0].pixels.shape[2:] == (32, 32)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            photo.save(tmp_path / name / f"{number}.{kind}")
+    photo.save(tmp_path / "two" / f"4.{kind}", exif=exif)
+    assert load(tmp_path)[0].pixels.shape[2:] == (32, 32)
     assert "pictures of 20 x 30 to 30 x 20 pixels are resized" in capsys.readouterr().out
-    for file in root.glob("*/*.png"):
+    for file in tmp_path.glob("*/*"):
         photo.save(file, exif=exif)
-    assert load(root)[0].pixels.shape[2:] == (30, 20)
+    assert load(tmp_path)[0].pixels.shape[2:] == (30, 20)

@@ -46,6 +46,12 @@ def test_the_papers_space_by_hand():
     assert str(space.decode([1, 1, 0, 2, 1, 2, 2, 0, 0, 0, 0])) == "c3x3f36s1x3-c5x5f24"
 
 
+@pytest.mark.parametrize("space, n", [(SmallSpace(2), 5), (SmallSpace(2), 9), (PaperSpace(3), 11), (PaperSpace(3), 16)])
+def test_half_a_layer_or_one_too_many_is_no_network(space, n):
+    with pytest.raises((ValueError, KeyError)):
+        space.decode([0] * n)
+
+
 def small_layer(text: str, number: int) -> Layer:
     """A layer of the small space, from the digits of its text alone."""
     kernel, filters, padding = map(int, re.findall("[0-9]+", text))

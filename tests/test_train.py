@@ -259,6 +259,7 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     assert {f["architecture"]: f["val_accuracies"] for f in best["finalists"]} == {
         text: [first[text], second[text]] for text in finalists
     }
+    assert best["chosen_by"].endswith(", of 60 children, and of two trainings of the first 4")
     assert drawn["search"] == drawn["front"] and drawn["front"]["architecture"] == best["architecture"]
     assert {row["architecture"]: row["val_accuracy"] for row in drawn["rows"]} == first | means
     report = capsys.readouterr().out

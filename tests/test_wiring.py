@@ -47,7 +47,7 @@ from model import (
 from policy_gradient import PolicyGradient
 from search_space import PaperSpace, SmallSpace, parse_architecture
 from utils import InputError, child_seed, read_ledger
-from workers import TaskFailed, _call
+from workers import DIED, TaskFailed, _call
 
 TEST_LABEL = 7
 
@@ -304,6 +304,16 @@ def test_the_gpu_reaches_the_children(trainings, monkeypatch):
     assert json.loads(Path("gpu/config.json").read_text())["settings"]["device"] == "meta"
 
 
+def test_networks_that_nobody_searched_for_are_timed_on_the_gpu(monkeypatch):
+    data = Data(*(Images(torch.zeros(2, 1, 1, 1), torch.zeros(2)) for _ in range(2)), 10)
+
+    def train_child(network, data, recipe, seed):
+        return TrainedChild(None, 0, 0, seconds=data.train.pixels.device.type)
+
+    monkeypatch.setattr(references, "train_child", train_child)
+    assert references.seconds_of_training(data, references.LENET, Recipe(), "meta") == "meta"
+
+
 def test_paper_sets_what_the_paper_says_and_given_flags_win():
     """§3.2, §4.1: two layers of 35, Adam with lr 6e-4 and its usual betas, 8 children, cubed rewards, no bonus."""
     args = train.parse_arguments(["--paper"])
@@ -380,7 +390,7 @@ SMALLEST = parse_architecture("k3f8p0")
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "20 GiB"),
         (ImpossibleNetwork("layer 3 shrinks"), "layer 3 shrinks"),
-        (TaskFailed("its worker process died 3 times"), "died 3 times"),
+        (TaskFailed(DIED), "died 3 times"),
     ],
 )
 def test_a_child_that_cannot_be_trained_gets_reward_0_and_the_reason(trainings, monkeypatch, error, message):
@@ -412,7 +422,7 @@ def test_a_finalist_whose_second_training_fails_keeps_its_first_accuracy(trainin
     def attempt(*args):
         if len(trainings) == 30:  # the first finalist, the best of all
             trainings.append({})
-            return {"val_accuracy": 0.0, "parameters": 0, "seconds": 0.1, "error": "its worker process died 3 times"}
+            return {"val_accuracy": 0.0, "parameters": 0, "seconds": 0.1, "error": DIED}
         return original(*args)
 
     monkeypatch.setattr(train, "attempt", attempt)
@@ -429,7 +439,7 @@ def test_a_finalist_whose_second_training_fails_keeps_its_first_accuracy(trainin
 @pytest.mark.parametrize(
     "error, message",
     [
-        (TaskFailed("its worker process died 3 times"), "its worker process died 3 times"),
+        (TaskFailed(DIED), DIED),
         (torch.AcceleratorError("CUDA error: out of memory\nand more"), "out of memory: CUDA error: out of memory;"),
     ],
 )
