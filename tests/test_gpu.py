@@ -7,7 +7,7 @@ import sys
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
@@ -109,29 +109,32 @@ def test_steps_as_a_graph_give_the_same_weights(monkeypatch, name, architecture)
 
 def test_a_graph_is_given_the_tensors_of_each_call(monkeypatch):
     """A pretended one, which holds what is called while it is captured and does it in each replay."""
-    done, captured = [], []
+    done, captured, ahead, own, other = [], [], MagicMock(), MagicMock(), MagicMock()
 
     class Graph:
         capturing = False
 
         def replay(self) -> None:
-            done.append(captured[0].tolist())
+            done.append(("replayed", *captured[0].tolist()))
 
     @contextmanager
     def capture(graph, stream):
+        assert graph is function.graph and stream is own
         Graph.capturing = True
         yield
         Graph.capturing = False
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "current_stream", MagicMock())
-    monkeypatch.setattr(torch.cuda, "stream", MagicMock())
-    monkeypatch.setattr(model, "capture_stream", MagicMock())
-    function = Graphed(lambda x: captured.append(x) if Graph.capturing else done.append(x.tolist()))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: ahead)
+    monkeypatch.setattr(torch.cuda, "stream", other)
+    monkeypatch.setattr(model, "capture_stream", lambda: own)
+    function = Graphed(lambda x: captured.append(x) if Graph.capturing else done.append(("called", *x.tolist())))
     for i in range(6):
         function(torch.tensor([i]))
-    assert done == [[i] for i in range(6)] and len(captured) == 1
+    assert done == [("called" if i < 3 else "replayed", i) for i in range(6)] and len(captured) == 1
+    assert other.call_args_list == [call(own)] * 3  # what loads runs there, too, and both wait for each other
+    assert own.wait_stream.call_args_list == [call(ahead)] * 3 and ahead.wait_stream.call_args_list == [call(own)] * 3
 
 
 OUT_OF_MEMORY = [
