@@ -36,7 +36,7 @@ PANEL = (  # of the 729: the smallest, the largest, and a spread between
 
 
 CHILDREN_PER_UPDATE = 8  # the paper's, for many workers
-UNDER_WAY = 2.5  # samples under way for each worker, which keep it busy (scaling.py)
+UNDER_WAY = 2.5  # samples under way for each worker, which keep most of them busy (scaling.py)
 
 
 @contextmanager

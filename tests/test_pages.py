@@ -121,7 +121,7 @@ def claims() -> dict[str, list[str]]:
     (fresh,) = {read(f"search_quality_{name}.json")["with_fresh"] for name in ("mnist", "fashionmnist")}
     assert n["mnist"] == n["fashionmnist"]
     before_and_after = read("search_time.json")
-    waiting = next(row for row in read("scaling.json")["simulated"]["lag 0"] if row["workers"] == 800)
+    busy, waiting = ({row["workers"]: row for row in rows} for rows in read("scaling.json")["simulated"].values())
     return {
         "results.md": [
             f"over {n['mnist']} searches",
@@ -142,7 +142,9 @@ def claims() -> dict[str, list[str]]:
             f"{cost['flops'] / 1e14 / 86400:.0f} days on a GPU that keeps up 100 TFLOP/s",
         ],
         "cluster.md": [
-            f"800 workers would train {waiting['used_without_drain']:.0%} of it",
+            f"8 workers train {busy[8]['used_without_drain']:.0%} of the time, and 800 workers "
+            f"{busy[800]['used_without_drain']:.0%}; with lag 0 800 workers would train "
+            f"{waiting[800]['used_without_drain']:.0%} of it",
             f"have {100 * late[0]['truth']:.2f} after 4,800 of them",
             f"random ones {100 * late[1]['truth']:.2f} ({late[0]['n']} searches)",
         ],
@@ -243,8 +245,9 @@ def test_what_is_said_of_the_comparison_is_so():
     assert max(tests.values()) - min(tests.values()) <= 0.00031
     tests = {m: row["100"]["finals"]["test"] for m, row in fashion.items()}
     assert all(tests[m] > tests["random search"] + 0.001 for m in ("controller", evolution, tpe))
-    assert all(abs(check["difference"]) < 0.02 for check in read("scaling.json")["checks"])
-    assert all(50 < rate < 60 for rate in read("scaling.json")["children_per_second"].values())
+    scaling = read("scaling.json")
+    assert all(abs(check["difference"]) < 0.04 for check in scaling["checks"]) and 3 < scaling["slowest_child"] < 3.3
+    assert all(170 < rate < 200 for rate in scaling["children_per_second"].values())
 
 
 def test_what_is_said_of_nasbench201_is_so():
