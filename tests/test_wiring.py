@@ -481,14 +481,6 @@ def test_a_folder_in_which_nothing_was_trained_takes_other_settings(trainings, c
     assert json.loads(Path("runs/mnist/config.json").read_text())["settings"]["seed"] == 5
 
 
-def test_images_are_uploaded_once():
-    from model import on_device
-
-    data = Data(*(Images(torch.zeros(2, 1, 1, 1), torch.zeros(2)) for _ in range(2)), 10)
-    first = on_device(data, "meta")
-    assert on_device(data, "meta") is first and first.train.pixels.device.type == "meta"
-
-
 def test_input_errors_are_no_tracebacks(trainings, monkeypatch, capsys):
     def refuse(*_):
         raise InputError("no such thing")
