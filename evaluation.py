@@ -1,19 +1,17 @@
 """`--mode evaluate`: train an architecture on all training images, several times, and measure it on the test images."""
 
 import argparse
-import contextlib
 import functools
 import heapq
 import io
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,9 +38,8 @@ def evaluate(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     run, suffix = read_flags(args)
     size = print_network(run.architecture, run.data)
-    print(
-        f"training it on {len(run.data.train.labels):,} images (epochs: {run.recipe.epochs:g}, seeds: {args.num_seeds})"
-    )
+    num_images, epochs = len(run.data.train.labels), run.recipe.epochs
+    print(f"training it on {num_images:,} images (epochs: {epochs:g}, seeds: {args.num_seeds})")
     with open_finals(args.run_dir / f"finals{suffix}", settings_of_finals(run)) as kept:
         if (args.run_dir / f"evaluation{suffix}.json").exists():
             print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
@@ -51,15 +48,17 @@ def evaluate(args: argparse.Namespace) -> None:
 
         confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all
         result = describe(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
-        files = write_files(args.run_dir, suffix, result, finals[0]["saved"], confusions)
+        write_files(args.run_dir, suffix, result, finals[0]["saved"])
         print_accuracies(result)
         if args.references:
             result["references"] = references.compare(run, kept, train)
             result["seconds"] = kept.seconds_since(started)
             utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
+        picture = draw_confusions(args.run_dir, suffix, result, confusions)
         kept.finish()
     print(f"time                {utils.duration(result['seconds'])}")
-    print(f"files               {args.run_dir}/ ({files})")
+    files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
+    print(f"files               {args.run_dir}/ ({', '.join([f'evaluation{suffix}.json', *picture, files])})")
 
 
 def read_flags(args: argparse.Namespace) -> tuple[Evaluation, str]:
@@ -104,19 +103,23 @@ def describe(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: 
     return result | {"device": run.device} | utils.environment(run.device)
 
 
-def write_files(run_dir: Path, suffix: str, result: dict, saved: bytes, confusions: Tensor) -> str:
-    """Write all files of an evaluation; returns their names."""
+def write_files(run_dir: Path, suffix: str, result: dict, saved: bytes) -> None:
+    """Write the accuracies and the first seed's network."""
     utils.write_json(run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(run_dir / f"best_child{suffix}.pt", saved)
     utils.write_atomically(run_dir / f"best_child{suffix}.pt2", exported(saved))
-    drawn = ""
-    if len(confusions) <= MOST_DRAWN:
-        import plots  # here, because worker processes import this file and none needs matplotlib
 
-        title = f"{result['architecture']} on {result['dataset']}: {len(result['seeds'])} trainings"
-        plots.plot_confusions(confusions, result["classes"], title).savefig(run_dir / f"confusion{suffix}.png")
-        drawn = f", confusion{suffix}.png"
-    return f"evaluation{suffix}.json{drawn}, best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
+
+def draw_confusions(run_dir: Path, suffix: str, result: dict, confusions: Tensor) -> list[str]:
+    """Draw which classes are taken for which, if they are few enough; returns the names of what was written."""
+    if len(confusions) > MOST_DRAWN:
+        return []
+    import plots  # here, because worker processes import this file and none needs matplotlib
+
+    title = f"{result['architecture']} on {result['dataset']}: {len(result['seeds'])} trainings"
+    name = f"confusion{suffix}.png"
+    plots.plot_confusions(confusions, result["classes"], title).savefig(run_dir / name)
+    return [name]
 
 
 def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
@@ -207,7 +210,7 @@ class ProgressLine(tqdm):
         ahead = self.images_ahead([n for n, final in zip(self.images, finals, strict=True) if final is None])
         line = "{percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left{postfix}"
         settings = {"total": total, "initial": total - ahead, "smoothing": 0, "bar_format": line}
-        super().__init__(file=Unbroken(sys.stderr), dynamic_ncols=True, **settings)
+        super().__init__(dynamic_ncols=True, **settings)
 
     def images_ahead(self, images: Sequence[float]) -> float:
         """Images of the busiest process, when each takes the next training as soon as it is free."""
@@ -221,24 +224,6 @@ class ProgressLine(tqdm):
         self.n = self.total - self.images_ahead([self.images[i] - progress[i, 0].item() for i in missing])
         accuracy = progress[missing[0], 1].item() if missing else 0.0
         self.set_postfix_str(f"training accuracy {accuracy:.1%}" if accuracy else "")
-
-
-class Unbroken:
-    """A stream whose reader may have gone: what is written then is lost, and nothing else."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self.stream = stream
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            self.stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            self.stream.flush()
 
 
 def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:

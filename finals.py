@@ -77,13 +77,15 @@ class Finals:
     def keep(self, name: object, value: dict) -> None:
         """Keep a result under a name; from now on the evaluation is not complete."""
         self.begin()
-        utils.write_json(self.file(name), value)
+        utils.write_atomically(self.file(name), json.dumps(value, allow_nan=False).encode())
 
     def file(self, name: object, suffix: str = "json") -> Path:
         return self.folder / f"final-{name}.{suffix}"
 
     def begin(self) -> None:
         """Before something is kept: remove what was made with other settings, and write these."""
+        for unfinished in self.folder.glob(f".{EVERY_FILE}"):  # a killed run left it
+            unfinished.unlink()
         if not self.same:
             for file in self.folder.glob(EVERY_FILE):
                 file.unlink()

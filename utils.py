@@ -260,6 +260,8 @@ def check_unchanged(folder: Path, config: dict, before: dict) -> None:
 
 def differences(now: dict, then: dict) -> str:
     """What has changed between two settings, in words; an empty text if nothing has."""
+    if now.get("images") and now["images"] == then.get("images"):  # the same pictures, whatever their folder is called
+        then = then | {"dataset": now["dataset"]}
     said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
     changed = [key for key in now if now[key] != then.get(key)]
     return "; ".join(said.get(key, f"{key} is {now[key]} now, was {then.get(key)}") for key in changed)

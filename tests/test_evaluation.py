@@ -16,7 +16,7 @@ import plots
 import references
 import train
 import utils
-from evaluation import EVALUATION, ProgressLine, Unbroken
+from evaluation import EVALUATION, ProgressLine
 from finals import Finals, Job
 from references import ReadyMade
 from search_space import PaperSpace, SmallSpace, parse_architecture
@@ -183,6 +183,24 @@ def test_two_evaluations_never_share_a_folder(trainings, capsys):  # noqa: F811
     train.main(EVALUATE)
 
 
+def test_a_full_disk_is_one_line_and_what_has_ended_stays(trainings, monkeypatch, capsys):  # noqa: F811
+    write_bytes = Path.write_bytes
+
+    def until_full(file, content):
+        if len(list(FOLDER.glob("final-*.json"))) == 2:
+            write_bytes(file, content[:5])
+            raise OSError(28, "No space left on device")
+        write_bytes(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", until_full)
+    assert "the disk is full, make room and give the same command again" in refused(capsys, *EVALUATE)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    (FOLDER / ".final-5.json.123").write_bytes(b"torn")  # of a run that was killed
+    trainings.clear()
+    train.main(EVALUATE)
+    assert len(trainings) == 2 and not list(FOLDER.glob(".final*"))
+
+
 @pytest.mark.parametrize("file, content, said", [
     ("settings.json", b"[]", f"delete {FOLDER}, only its trainings are lost"),
     ("final-*.json", b"x", "delete it, only this training is lost"),
@@ -243,21 +261,6 @@ def test_the_progress_line_says_when_the_last_training_ends():
         assert line.n == 2 * images  # the other one has not begun
         line.show(progress, [])
         assert line.n == line.total
-
-
-def test_a_reader_that_has_gone_stops_nothing():
-    class Closed:
-        encoding = "utf-8"
-
-        def write(self, *_):
-            raise BrokenPipeError
-
-        flush = write
-
-    for stream in (Closed(), None):
-        Unbroken(stream).write("x")
-        Unbroken(stream).flush()
-    assert Unbroken(Closed()).encoding == "utf-8"
 
 
 # --- the space of the references ----------------------------------------------------------------------------------
