@@ -36,13 +36,14 @@ MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
-    run, suffix = read_flags(args)
+    run = read_flags(args)
     size = print_network(run.architecture, run.data)
     num_images, epochs = len(run.data.train.labels), run.recipe.epochs
     print(f"training it on {num_images:,} images (epochs: {epochs:g}, seeds: {args.num_seeds})")
+    suffix, file = run.suffix, args.run_dir / f"evaluation{run.suffix}.json"
     with open_finals(args.run_dir / f"finals{suffix}", settings_of_finals(run)) as kept:
-        if (args.run_dir / f"evaluation{suffix}.json").exists():
-            print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
+        if file.exists():
+            print(f"{file.name} and best_child{suffix}.pt are there already, and will be replaced")
         train = functools.partial(train_finals, data=run.data, device=run.device, num_workers=args.workers, kept=kept)
         finals = train(final_jobs(run))
 
@@ -53,23 +54,23 @@ def evaluate(args: argparse.Namespace) -> None:
         if args.references:
             result["references"] = references.compare(run, kept, train)
             result["seconds"] = kept.seconds_since(started)
-            utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
+            utils.write_json(file, result)
         picture = draw_confusions(args.run_dir, suffix, result, confusions)
         kept.finish()
     print(f"time                {utils.duration(result['seconds'])}")
     files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
-    print(f"files               {args.run_dir}/ ({', '.join([f'evaluation{suffix}.json', *picture, files])})")
+    print(f"files               {args.run_dir}/ ({', '.join([file.name, *picture, files])})")
 
 
-def read_flags(args: argparse.Namespace) -> tuple[Evaluation, str]:
-    """What is trained, how and on which images; and the suffix of the files' names."""
+def read_flags(args: argparse.Namespace) -> Evaluation:
+    """All that the flags describe."""
     device = utils.choose_device(args.use_cuda)
     chosen = choose_architecture(args)
     image_size = args.image_size or chosen.searched.get("image_size")
     same_images = chosen.searched if chosen.found else {}
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, same_images)
     recipe = final_recipe(args, chosen.searched, data)
-    return Evaluation(args, chosen.architecture, chosen.searched, data, recipe, device), chosen.suffix
+    return Evaluation(args, chosen.architecture, chosen.suffix, chosen.searched, data, recipe, device)
 
 
 def settings_of_finals(run: Evaluation) -> dict:
@@ -187,12 +188,17 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int,
         training_of = {i: workers.submit(workers.run, final_child, i, jobs[i], device) for i in missing}
         while missing:
             wait([training_of[i] for i in missing], timeout=0.5, return_when=FIRST_COMPLETED)
-            for index in [index for index in missing if training_of[index].done()]:
-                if isinstance(error := training_of[index].exception(), TaskFailed):  # the first failure ends all
-                    raise InputError(f"{jobs[index].network} can't be trained: {error}; try fewer --workers")
+            ended = [index for index in missing if training_of[index].done()]
+            failed = [index for index in ended if training_of[index].exception()]
+            for index in [index for index in ended if index not in failed]:
                 finals[index] = training_of[index].result()
                 kept.keep_training(jobs[index], finals[index])
                 missing.remove(index)
+            for index in failed:  # the first failure ends all
+                error = training_of[index].exception()
+                if isinstance(error, TaskFailed):
+                    raise InputError(f"{jobs[index].network} can't be trained: {error}; try fewer --workers")
+                raise error
             line.show(progress, missing)
     return finals
 

@@ -25,6 +25,7 @@ class Evaluation(NamedTuple):
 
     args: argparse.Namespace
     architecture: Architecture
+    suffix: str  # of the names of its files
     searched: dict  # settings of the search in the run folder, if it is one on this data set; otherwise empty
     data: Data
     recipe: Recipe

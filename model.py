@@ -190,7 +190,7 @@ def train_child(
         update(order[number * batch_size : (number + 1) * batch_size], offsets[number], mirrored[number])
 
         if progress is not None:
-            progress[0] += batch_size
+            progress[0] = (step + 1) * batch_size  # no sum: a training whose process has died begins anew
             if step % 50 == 49:
                 progress[1] = running_accuracy
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
