@@ -161,6 +161,14 @@ def test_a_complete_evaluation_is_replaced_by_one_with_other_settings(trainings,
     )
 
 
+def test_trainings_on_other_images_are_not_used_again(trainings):  # noqa: F811
+    """Seed and recipe are the same."""
+    train.main([*EVALUATE, "--num_seeds", "2"])
+    train.main([*EVALUATE, "--num_seeds", "2", "--train_images", "500"])
+    assert [len(training["data"].train.labels) for training in trainings] == [60_000] * 2 + [500] * 2
+    assert len(list(FOLDER.glob("final-*.json"))) == 2
+
+
 def test_references_go_on_with_the_times_that_were_measured(trainings, stop_after, monkeypatch):  # noqa: F811
     """A step takes other seconds in the second run: the trainings get the epochs of the first one all the same."""
     flags = ["--num_seeds", "2", "--references"]
@@ -174,6 +182,10 @@ def test_references_go_on_with_the_times_that_were_measured(trainings, stop_afte
     train.main([*EVALUATE, *flags])
     assert [training["text"] for training in trainings] == ["mobilenet_v3_small"]
     assert result_of("run") == result_of("whole")
+    (FOLDER / f"final-{references.STEPS}.json").unlink()  # then they are measured anew, and other trainings follow
+    train.main([*EVALUATE, *flags])
+    assert [training["text"] for training in trainings[1:]] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2
+    assert {training["recipe"].epochs for training in trainings[1:]} == {EVALUATION.epochs / 9}
 
 
 def test_two_evaluations_never_share_a_folder(trainings, capsys):  # noqa: F811
