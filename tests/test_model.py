@@ -164,11 +164,11 @@ def test_a_map_of_one_pixel_is_the_smallest(conv, smallest):
 def test_a_map_is_pooled_from_8_pixels_in_height_and_width(shape, pooled):
     layers = convolution(1, 4, True, kernel_size=(1, 1)), convolution(2, 4, True, kernel_size=(1, 1))
     child = Child(Architecture(layers, None), (1, *shape), 3)
-    assert child.pools == [pooled, False]
+    assert child.pooled == [{1} if pooled else set(), set()]
     side = [n // 2 if pooled else n for n in shape]
     assert [row.output_shape[1:] for row in summarize(child)[:2]] == [shape, tuple(side)]
     without = Child(Architecture((convolution(1, 4, kernel_size=(1, 1)), layers[1]), None), (1, *shape), 3)
-    assert without.pools == [False, False]
+    assert without.pooled == [set(), set()]
 
 
 @pytest.mark.parametrize("text", ["k5f16p0-k3f8p1", "c3x3f24-c3x3f36i1"])
@@ -208,7 +208,7 @@ def test_any_depth_channels_size_and_classes(text, shape):
 
 def test_no_pooling_in_the_last_layer_or_below_8_pixels():
     child = Child(parse_architecture("-".join(["k3f8p1"] * 6)), (1, 28, 28), 10)
-    assert child.pools == [True, True, False, False, False, False]  # 28 -> 14 -> 7, and 7 stays
+    assert child.pooled == [{1}, {2}, set(), set(), set(), set()]  # 28 -> 14 -> 7, and 7 stays
 
 
 def channels_in(child: Child) -> list[int]:
