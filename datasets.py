@@ -178,7 +178,8 @@ MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; ot
 
 def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Preparation]:
     """The training or the test set, unpacked or downloaded, and what it consists of; InputError without it."""
-    folder, files = Path(data_dir), f"{CIFAR10_ARCHIVE} (or the pictures in {Path(data_dir) / 'cifar10'}/)"
+    folder, files = Path(data_dir), CIFAR10_ARCHIVE
+    pictures = f", or its pictures into {folder}/cifar10/{{train,test}}/<class>/" if name == "CIFAR10" else ""
     if name != "CIFAR10":
         folder, files = folder / name / "raw", ", ".join(f"{file}.gz" for file in MNIST_MD5)
         unpack(folder, checked=name == "MNIST")
@@ -192,7 +193,9 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
             if made.exists() and not any(made.iterdir()):
                 made.rmdir()
         reason = one_line(error)
-        raise InputError(f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/") from None
+        raise InputError(
+            f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/{pictures}"
+        ) from None
     pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
     _, channels, height, width = pixels.shape

@@ -20,11 +20,11 @@ import utils
 from datasets import Data, Preparation
 from model import PAPER_RECIPE, Child, FromPixels, Recipe, long_enough, measure, on_device, summarize, train_child
 from search_space import Architecture, parse_architecture
+from settings import may_mirror
 from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=8, shift=1)
-SAME_IN_A_MIRROR = ("FashionMNIST", "CIFAR10")  # clothes, animals and cars; not digits or letters
 MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
 Job = tuple[Architecture, Recipe, int]  # what is trained, how, and with which seed
 
@@ -36,6 +36,9 @@ def evaluate(args: argparse.Namespace) -> None:
         from benchmarks import references  # here, because it uses what is below
     device = utils.choose_device(args.use_cuda)
     architecture, suffix, settings = choose_architecture(args)
+    if args.extra_filters:
+        architecture = architecture.widened(args.extra_filters)
+        suffix += f"-{args.extra_filters}_more_filters"
     image_size, searched = args.image_size or settings.get("image_size"), {} if suffix else settings
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, settings, data)
@@ -47,7 +50,8 @@ def evaluate(args: argparse.Namespace) -> None:
     seeds = [utils.child_seed(args.seed, str(architecture), "final", i) for i in range(args.num_seeds)]
     finals = train_finals([(architecture, recipe, seed) for seed in seeds], data, device, args.workers)
 
-    result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
+    result = {"architecture": str(architecture), "extra_filters": architecture.extra_filters}
+    result["dataset"] = datasets.short_name(args.dataset)
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
     result |= data.preparation._asdict() | measured(finals, confusions)
     result |= {"seeds": seeds, "train_images": len(data.train.labels), "seconds": time.perf_counter() - started}
@@ -99,9 +103,10 @@ def print_accuracies(result: dict) -> None:
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    flip = recipe.flip or args.dataset in SAME_IN_A_MIRROR
+    of_paper = recipe.flip and args.mirror is not False
+    flip = of_paper or may_mirror(args, settings.get("mirror"))
     epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
-    recipe = replace(recipe, epochs=epochs, flip=flip, best_of=1)  # the test set chooses none
+    recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
     as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
     return recipe if as_it_is else long_enough(recipe, len(data.train.labels))
 
@@ -155,12 +160,13 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     there = on_device(data, device)
     trained = train_child(architecture, there, recipe, seed, images_seen[index])
     top1, top5, both_sides = trained.accuracy, trained.top5_accuracy, judged_from_both_sides(recipe)
-    if both_sides:
+    if both_sides or recipe.precision != "float32":  # the network is used in float32
         top1, top5 = measure(trained.child, there.held_out, both_sides)
     accuracies, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
     if callable(architecture):
         return accuracies
-    saved = {"architecture": str(architecture), "state_dict": child.state_dict()}
+    saved = {"architecture": str(architecture), "extra_filters": architecture.extra_filters}
+    saved["state_dict"] = child.state_dict()
     saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
     saved |= data.preparation._asdict() | {"both_sides": both_sides}
     return accuracies | {"confusions": confused(child, data, both_sides), "saved": utils.as_bytes(saved)}
@@ -178,7 +184,8 @@ def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[in
 def exported(saved: bytes) -> bytes:
     """A trained child as a program of `torch.export`, for any number of images; it runs without this repository."""
     found = torch.load(io.BytesIO(saved), weights_only=True)
-    child = Child(parse_architecture(found["architecture"]), found["image_shape"], found["num_classes"])
+    architecture = parse_architecture(found["architecture"]).widened(found.get("extra_filters", 0))
+    child = Child(architecture, found["image_shape"], found["num_classes"])
     child.load_state_dict(found["state_dict"])
     child.to(memory_format=torch.contiguous_format)  # or torch.export.save warns
     pixels = torch.zeros(2, *found["image_shape"], dtype=torch.uint8)
@@ -194,7 +201,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, di
     """--architecture, the run folder's best, or the committed one; a suffix of files; the settings of the search."""
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
-    name, own = datasets.short_name(args.dataset), args.dataset not in datasets.BUILT_IN
+    name, own = datasets.short_name(args.dataset), datasets.path_of_pictures(args.dataset, args.data_dir) is not None
     same = settings.get("dataset") == name and bool(settings.get("images")) == own  # a folder may be called MNIST
     if args.architecture is not None:
         text = str(args.architecture)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from datasets import Data, Images
 from search_space import Architecture
 
+MIN_POOLED = 8  # pixels: smaller maps are not pooled
+
 
 class ImpossibleNetwork(ValueError):
     """An architecture whose feature maps would shrink below 1x1 on images of this size."""
@@ -56,7 +58,7 @@ class Child(nn.Module):
             maps.append(x)
             pools = layer.pool and number < len(architecture.layers)
             needed = architecture.needed_after(number) if pools else ()
-            self.pooled.append({j for j in needed if min(maps[j].shape[2:]) >= 8})
+            self.pooled.append({j for j in needed if min(maps[j].shape[2:]) >= MIN_POOLED})
             for j in self.pooled[-1]:
                 maps[j] = F.max_pool2d(maps[j], 2)
         x = concatenate([maps[j] for j in architecture.outputs])

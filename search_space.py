@@ -30,6 +30,7 @@ class Architecture:
 
     layers: tuple[Layer, ...]
     hidden: int | None  # units of a linear layer before the classifier; None: global average pooling instead
+    extra_filters: int = 0  # that were added to each layer; they are not in the text form
 
     def __str__(self) -> str:
         return "-".join(layer.text for layer in self.layers)
@@ -46,10 +47,9 @@ class Architecture:
         return {j for j in taken.union(self.outputs) if j <= number}
 
     def widened(self, extra_filters: int) -> "Architecture":
-        """The same network with more filters in every layer, the paper's last step (§4.1); its text is unchanged."""
-        return replace(
-            self, layers=tuple(replace(layer, filters=layer.filters + extra_filters) for layer in self.layers)
-        )
+        """The same network with more filters in every layer, the paper's last step (§4.1)."""
+        layers = (replace(layer, filters=layer.filters + extra_filters) for layer in self.layers)
+        return replace(self, layers=tuple(layers), extra_filters=self.extra_filters + extra_filters)
 
 
 @dataclass(frozen=True)

@@ -249,9 +249,12 @@ def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     if now.get("version") != then.get("version"):
         other = f"a search of version {then.get('version', '1.0')} of this program, which version {now.get('version')}"
         raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")
-    if changed := [key for key in now if now[key] != then.get(key)]:
+    if changed := [key for key in now | then if now.get(key) != then.get(key)]:
         said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
-        differences = (said.get(key, f"{key} is {now[key]} now, was {then.get(key)}") for key in changed)
+        usual = "the default"  # of a flag that is not in the file
+        differences = (
+            said.get(key, f"{key} is {now.get(key, usual)} now, was {then.get(key, usual)}") for key in changed
+        )
         other = f"a search with other settings ({'; '.join(differences)})"
         raise InputError(f"{folder} holds {other}: use the same flags to continue it, or choose another --run_dir")
 

@@ -71,7 +71,8 @@ def compare(args: argparse.Namespace, settings: dict, data: Data, found: Archite
     """
     space, recipe = SmallSpace(len(found.layers)), final_recipe(args, settings, data)
     if found.hidden is None:
-        space = PaperSpace(len(found.layers), settings.get("strides", "s" in str(found)))
+        pooling = sum(layer.pool for layer in found.layers)
+        space = PaperSpace(len(found.layers), settings.get("strides", "s" in str(found)), pooling)
     size = functools.partial(possible_size, data=data)
     some = random_actions(space, lambda network: size(network) and within_limits(network, data, settings), args.seed)
     groups = {"LeNet-5's layers": [LENET] * args.num_seeds if size(LENET) else []}
