@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -48,6 +48,21 @@ def explained(error: Exception, run_dir: Path) -> str:
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return f"{error.filename or run_dir}: {error.strerror}: {REMEDIES[error.errno]}"
     return reason
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A file's name with what is no Unicode written out: pictures and JSON refuse it."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def listed(names: Sequence, most: int) -> str:
+    """The first names, and dots if there are more."""
+    return ", ".join(map(str, names[:most])) + ", ..." * (len(names) > most)
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------

@@ -103,12 +103,12 @@ def test_colour_images_become_channels_first(monkeypatch):
 def test_training_and_validation_images_are_disjoint_and_always_the_same():
     n = 60_000
     images = Images(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n))
-    train, validation = map(images.take, split_off(torch.zeros(n)))
+    train, validation = map(images.take, split_off(images.labels, stratified=False))
     assert len(validation.labels) == 5000 and len(train.labels) == 55_000
     assert not set(train.labels.tolist()) & set(validation.labels.tolist())
     assert torch.equal(validation.labels, torch.arange(0, n, 12))
     assert torch.equal(first_images(train, 300).labels, train.labels[:300])
-    assert torch.equal(split_off(torch.zeros(50_000))[1], torch.arange(0, 50_000, 10))  # CIFAR-10
+    assert torch.equal(split_off(torch.zeros(50_000), stratified=False)[1], torch.arange(0, 50_000, 10))  # CIFAR-10
 
 
 # --- the reader's own ---------------------------------------------------------------------------------------------

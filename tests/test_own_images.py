@@ -25,7 +25,8 @@ import plots
 import settings
 import train
 import utils
-from datasets import own_images, prepare
+from datasets import own_images
+from pictures import prepare
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -397,7 +398,7 @@ def test_recalls_are_those_of_each_class():
 
 
 def test_confusions_are_drawn_with_any_names(tmp_path):
-    names = ("a", "$x_$", "ü" * 40, datasets.printable(os.fsdecode(b"caf\xe9")))
+    names = ("a", "$x_$", "ü" * 40, utils.printable(os.fsdecode(b"caf\xe9")))
     figure = plots.plot_confusions(torch.arange(16).view(4, 4), names, "k3f8p0 on $5_$")
     figure.savefig(tmp_path / "x.png")
     assert Image.open(tmp_path / "x.png").size[0] > 300
