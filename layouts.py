@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pictures import FORMATS, Picture, note
+from formats import open_picture, pictures_among
+from pictures import Picture, note
 from utils import InputError, one_line
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
@@ -54,8 +55,9 @@ def read_folder(root: Path) -> list[Picture]:
     pictures = []
     for place, files in sorted(found.items(), key=lambda item: natural(item[0][-1])):
         for file in sorted(files):
-            image = partial(Image.open, root / file, formats=FORMATS)
-            pictures.append(Picture(str(file), image, place[-1], parts.get(place[0], "train")))
+            pictures.append(
+                Picture(str(file), partial(open_picture, root / file), place[-1], parts.get(place[0], "train"))
+            )
     classes = {picture.label for picture in pictures}
     named = sorted(name for name in classes if name.lower() in PART_OF and not parts)
     if len(classes) == len(named):
@@ -67,7 +69,6 @@ def read_folder(root: Path) -> list[Picture]:
 
 def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
     """The pictures of each folder, and what is left out and why; every real folder once, those behind links last."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     folders, left_out, seen, todo, denied = {}, defaultdict(list), set(), [root], []
     for top in todo:  # which grows
         for name, below, files in os.walk(top, onerror=denied.append):
@@ -81,8 +82,8 @@ def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
             hidden = {entry for entry in (*below, *files) if entry.startswith(".") or entry.lower() in SYSTEM}
             below[:] = sorted({*below} - hidden)
             paths = [folder / file for file in sorted({*files} - hidden)]
-            folders[folder] = [path for path in paths if path.suffix.lower() in suffixes]
-            left_out["no picture"] += [path for path in paths if path.suffix.lower() not in suffixes]
+            folders[folder] = pictures_among(paths)
+            left_out["no picture"] += sorted({*paths} - {*folders[folder]})
             left_out["hidden"] += [folder / entry for entry in sorted(hidden)]
             todo += [link for link in (Path(name, entry) for entry in below) if link.is_symlink()]
     left_out["can't be listed"] = [Path(error.filename).relative_to(root) for error in denied]
