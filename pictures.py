@@ -148,7 +148,8 @@ def check_contrast(path: Path, pictures: Sequence[Picture], faint: Sequence[bool
     if whole or 2 * len(names) > len(pictures):
         classes = f", all of class {listed(whole, 5)}" if whole else ""
         what = f"{len(names):,} of {len(pictures):,} pictures have nearly the same colour everywhere{classes}"
-        raise InputError(f"{path}: {what}: there is nothing to learn from them, look at {names[0]}")
+        why = "NaN is black, and of 16 bits a colour only the upper 8 are read"
+        raise InputError(f"{path}: {what}: there is nothing to learn from them ({why}), look at {names[0]}")
 
 
 def empty_pixels(path: Path, n: int, preparation: Preparation) -> np.ndarray:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ VERSION = "1.1.0"
 
 class InputError(Exception):
     """Something the user can put right; shown as one line, exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 REMEDIES = dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder should be, choose another path")
@@ -56,13 +60,19 @@ def one_line(error: Exception) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name with what is no Unicode written out: pictures and JSON refuse it."""
-    return name.encode(errors="backslashreplace").decode()
+    """A name with control characters and what is no Unicode written out: terminals obey them, JSON refuses them."""
+    special = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode
+    return "".join(written_out(char) if unicodedata.category(char) in special else char for char in name)
+
+
+def written_out(char: str) -> str:
+    """A character as Python writes it: \\n for a new line."""
+    return char.encode("unicode_escape").decode()
 
 
 def listed(names: Sequence, most: int) -> str:
     """The first names, and dots if there are more."""
-    return ", ".join(map(str, names[:most])) + ", ..." * (len(names) > most)
+    return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------

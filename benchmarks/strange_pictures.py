@@ -295,13 +295,13 @@ def deep(root: Path, most: int) -> Outcome:
     return program(root)
 
 
-@strange((0, 2), r"16 bits.*(12|4,?095)")
+@strange((0, 2), r"12 of|4,?095|16 bits a colour only the upper 8")
 def twelve_bits(root: Path) -> Outcome:
     """depth: colours of 16 bits of which 12 are used"""
     return deep(root, 4095)
 
 
-@strange((0, 2), r"16 bits.*(lower 8|8 of|255)")
+@strange((0, 2), r"lower 8|0 to 255|16 bits a colour only the upper 8")
 def eight_bits(root: Path) -> Outcome:
     """depth: colours of 16 bits of which 8 are used"""
     return deep(root, 255)

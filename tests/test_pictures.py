@@ -5,6 +5,7 @@ import shutil
 import struct
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from test_own_images import everything, noise, refused, sizes, write
 import datasets
 import formats
 import pictures
+import plots
+import report
 from datasets import evaluation_data, own_images, search_data
+from pictures import Preparation
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
@@ -173,6 +177,7 @@ def tiff(bits: int, bands: int, kind: int) -> bytes:
         (tiff(8, 5, 1)[:40], "damaged TIFF"),
     ],
 )
+@pytest.mark.filterwarnings("ignore")  # the program ignores what Pillow says of damaged files
 def test_what_a_file_is_that_is_no_picture(tmp_path, content, said, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "x.jpg").write_bytes(content)
@@ -278,3 +283,40 @@ def test_a_search_and_its_evaluation_see_the_same_pictures_without_copies(tmp_pa
     searched = {image.numpy().tobytes() for image in (*search.train.pixels, *search.held_out.pixels)}
     trained, tested = ({image.numpy().tobytes() for image in part.pixels} for part in (final.train, final.held_out))
     assert searched == trained and not trained & tested and len(trained | tested) == 30
+
+
+# --- names, and rare classes --------------------------------------------------------------------------------------
+
+
+def test_control_characters_are_written_out_wherever_names_are_said(tmp_path, capsys):
+    root = write(tmp_path / "set", 4, ("cat\nand more", "dog\x1b[31m"))
+    (root / "dog\x1b[31m" / "no\npicture.txt").touch()
+    *_, preparation = own_images(root, None)
+    said = capsys.readouterr().out
+    assert (
+        preparation.classes == (r"cat\nand more", r"dog\x1b[31m") and r"2 classes (cat\nand more, dog\x1b[31m)" in said
+    )
+    assert r"no picture (1): dog\x1b[31m/no\npicture.txt" in said and "\x1b" not in said
+    for file in (root / "dog\x1b[31m").glob("*.png"):
+        file.unlink()
+    assert r"one class only, cat\nand more" in refused(root)
+
+
+def test_characters_that_no_font_has_are_drawn_as_their_code(tmp_path):
+    figure = plots.plot_confusions(torch.eye(2), ("caf\u00e9", "\ue000"), "on \ue001")
+    with warnings.catch_warnings(action="error"):
+        figure.savefig(tmp_path / "x.png")
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["caf\u00e9", r"\ue000"] and figure.axes[0].get_title().startswith(r"on \ue001")
+
+
+@pytest.mark.parametrize(
+    "sizes, accuracy, named",
+    [((995, 5), 0.995, True), ((980, 20), 0.98, False), ((980, 20), 0.5, True), ((7, 6), 0.5, False)],
+)
+def test_a_class_too_rare_for_the_accuracy_is_named(sizes, accuracy, named, capsys):
+    labels = torch.tensor([0, 1]).repeat_interleave(torch.tensor(sizes))
+    data = datasets.Data(None, datasets.Images(None, labels), 2, Preparation(("a", "b"), (8, 8), 1))
+    report.print_rare_class(data, report.noise_of_accuracy([{"val_accuracy": accuracy}], data))
+    line = f"rarest class        b, {sizes[1]} of the {sum(sizes):,} validation images: whether it is found shows"
+    assert capsys.readouterr().out.startswith(line) == named
