@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 import datasets
+import pictures
 import policy_gradient
 import report
 import settings
@@ -165,7 +166,7 @@ def make_parser() -> Parser:
     add("--dataset", type=dataset, default="MNIST",
         help=f"{', '.join(datasets.BUILT_IN)}, or your own images: a folder with one for each class, or an .npz file")
     add("--image_size", type=size, metavar="PIXELS",
-        help=f"size of your own images (default: {datasets.IMAGE_SIZE}, if they differ or exceed {datasets.LARGE})")
+        help=f"size of your own images (default: {pictures.IMAGE_SIZE}, if they differ or exceed {pictures.LARGE})")
     add("--data_dir", type=path, default=utils.from_here("data"), help="folder of the built-in data sets")
     add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
     add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
