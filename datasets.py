@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from layouts import PARTS, find_pictures, natural
-from pictures import Picture, Preparation, choose_preparation, decode, note, read_headers, report_changes
+from pictures import Header, Picture, Preparation, choose_preparation, decode, note, read_headers, report_changes
 from utils import InputError, listed, one_line, printable, write_atomically
 
 BUILT_IN = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
@@ -51,7 +51,7 @@ def search_data(name: str, data_dir: Path, train_images: int | None = None, imag
         images, preparation = load_images(name, data_dir, train=True)
         train, held_out = map(images.take, split_off(images.labels, stratified=False))  # every twelfth of MNIST
     else:
-        train, held_out, test, preparation = own_images(pictures, image_size)
+        train, held_out, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
         check_cifar10(name, pictures, train, test, preparation)
     return Data(first_images(train, train_images), held_out, len(preparation.classes), preparation)
 
@@ -65,7 +65,7 @@ def evaluation_data(
         train, preparation = load_images(name, data_dir, train=True)
         test, _ = load_images(name, data_dir, train=False)
     else:
-        train, val, test, preparation = own_images(pictures, image_size)
+        train, val, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
         check_cifar10(name, pictures, train, test, preparation)
         if run and run.get("images"):
             seen = Data(train.take(slice(run.get("train_images"))), val, len(preparation.classes))
@@ -215,14 +215,19 @@ def unpack(folder: Path, checked: bool) -> None:
 # --- the reader's own ---------------------------------------------------------------------------------------------
 
 
-def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Images, Preparation]:
-    """Training, validation and test images of a folder or an .npz file; says what it found and what it left out."""
+def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple[Images, Images, Images, Preparation]:
+    """Training, validation and test images of a folder or an .npz file; says what it found and what it left out.
+
+    InputError for pictures of several sizes unless they may be resized.
+    """
     pictures = find_pictures(path)
     classes = sorted({picture.label for picture in pictures}, key=natural)
     missing_parts(path, pictures, classes)  # before they are decoded, which takes long
 
     bad: dict[str, str] = {}  # names of those that can't be read, and why
     pictures, headers = read_headers(path, pictures, bad)
+    if not resize:
+        check_size(path, pictures, headers)
     preparation = choose_preparation(classes, headers, image_size)
     report_changes(path, pictures, headers, preparation)
     pictures, pixels = decode(path, pictures, preparation, bad)
@@ -244,6 +249,15 @@ def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Imag
     kind = f"{width} x {height} {'grey' if preparation.channels == 1 else 'RGB'} pixels"
     print(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}{fifth}")
     return train, val, test, preparation
+
+
+def check_size(path: Path, pictures: Sequence[Picture], headers: Sequence[Header]) -> None:
+    """InputError if pictures differ in size."""
+    usual, _ = Counter(header.size for header in headers).most_common(1)[0]
+    for picture, header in zip(pictures, headers, strict=True):
+        if header.size != usual:
+            sizes = "{} x {} pixels, most pictures have {} x {}".format(*header.size, *usual)
+            raise InputError(f"{path}: {picture.name} has {sizes}: replace it")
 
 
 def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> set[str]:
