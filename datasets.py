@@ -6,28 +6,26 @@ data = search_data("pictures", Path("data"))  # a folder of pictures, one folder
 
 import gzip
 import hashlib
-import math
-import os
 import re
-import warnings
-import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
-from itertools import chain, compress
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
-from utils import InputError, write_atomically
+from layouts import PARTS, find_pictures, natural
+from pictures import Header, Picture, Preparation, choose_preparation, decode, note, read_headers, report_changes
+from utils import InputError, listed, one_line, printable, write_atomically
 
 BUILT_IN = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_LAYOUT = f"it needs train/ and test/, each with a folder of pictures for {', '.join(CIFAR10_CLASSES)}"
+SAME_IN_A_MIRROR = ("FashionMNIST", "CIFAR10")  # clothes, animals and cars; not digits or letters
 HELD_OUT = 5000  # training images that give the reward (§4.1), the same ones in every run
 
 
@@ -39,15 +37,6 @@ class Images(NamedTuple):
         return Images(self.pixels[index], self.labels[index])
 
 
-class Preparation(NamedTuple):
-    """How a picture becomes pixels, and what the classes are called: it travels with the network."""
-
-    classes: tuple[str, ...]
-    image_size: tuple[int, int]  # width, height
-    channels: int  # 1: grey, 3: RGB
-    grey_range: tuple[float, float] = (0, 65535)  # of grey with more than 8 bits: what becomes 0, and 255
-
-
 class Data(NamedTuple):
     train: Images
     held_out: Images  # what a network is measured on
@@ -57,11 +46,13 @@ class Data(NamedTuple):
 
 def search_data(name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None) -> Data:
     """What a search sees: training images only, some of them held out for the reward."""
-    if name in BUILT_IN:
+    pictures = path_of_pictures(name, data_dir)
+    if pictures is None:
         images, preparation = load_images(name, data_dir, train=True)
-        train, held_out = map(images.take, split_off(torch.zeros_like(images.labels)))  # every twelfth of MNIST
+        train, held_out = map(images.take, split_off(images.labels, stratified=False))  # every twelfth of MNIST
     else:
-        train, held_out, _, preparation = own_images(Path(name), image_size)
+        train, held_out, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
+        check_cifar10(name, pictures, train, test, preparation)
     return Data(first_images(train, train_images), held_out, len(preparation.classes), preparation)
 
 
@@ -69,11 +60,13 @@ def evaluation_data(
     name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None, run: dict | None = None
 ) -> Data:
     """What `--mode evaluate` sees: all training images, and the test set; InputError if `run` searched on others."""
-    if name in BUILT_IN:
+    pictures = path_of_pictures(name, data_dir)
+    if pictures is None:
         train, preparation = load_images(name, data_dir, train=True)
         test, _ = load_images(name, data_dir, train=False)
     else:
-        train, val, test, preparation = own_images(Path(name), image_size)
+        train, val, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
+        check_cifar10(name, pictures, train, test, preparation)
         if run and run.get("images"):
             seen = Data(train.take(slice(run.get("train_images"))), val, len(preparation.classes))
             if fingerprint(seen) != run["images"]:
@@ -82,14 +75,39 @@ def evaluation_data(
     return Data(first_images(train, train_images), test, len(preparation.classes), preparation)
 
 
+def path_of_pictures(name: str, data_dir: Path) -> Path | None:
+    """Where the pictures of a data set lie: the reader's own, or CIFAR-10's; None for what torchvision reads."""
+    if name not in BUILT_IN:
+        return Path(name)
+    folder, archive = Path(data_dir) / "cifar10", (CIFAR10_ARCHIVE, "cifar-10-batches-py")
+    if name != "CIFAR10" or not folder.is_dir() or any((Path(data_dir) / file).exists() for file in archive):
+        return None
+    if missing := [part for part in ("train", "test") if not (folder / part).is_dir()]:
+        raise InputError(f"{folder} has no folder {' and no '.join(missing)}: {CIFAR10_LAYOUT}")
+    return folder
+
+
+def check_cifar10(name: str, folder: Path, train: Images, test: Images, preparation: Preparation) -> None:
+    """InputError if a folder that stands for CIFAR-10 has other classes, or images of another kind."""
+    if name != "CIFAR10":
+        return
+    width, height = preparation.image_size
+    if preparation.classes != CIFAR10_CLASSES:
+        raise InputError(f"{folder} has the classes {', '.join(preparation.classes)}: {CIFAR10_LAYOUT}")
+    if (width, height, preparation.channels) != (32, 32, 3):
+        kind = "RGB" if preparation.channels == 3 else "grey"
+        raise InputError(
+            f"{folder} has {kind} pictures of {width} x {height} pixels: those of CIFAR-10 are RGB, 32 x 32"
+        )
+    for part, images in (("train", train), ("test", test)):
+        if missing := sorted(set(range(10)) - set(images.labels.tolist())):
+            names = ", ".join(CIFAR10_CLASSES[label] for label in missing)
+            raise InputError(f"{folder}/{part} has no picture of {names}: {CIFAR10_LAYOUT}")
+
+
 def short_name(dataset: str) -> str:
     """What run folders and titles call a data set: the name of a built-in one, or of the folder or file."""
     return dataset if dataset in BUILT_IN else printable(re.sub(r"(?i)\.npz$", "", Path(dataset).resolve().name))
-
-
-def printable(name: str) -> str:
-    """A file's name with what is no Unicode written out: pictures and JSON refuse it."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def fingerprint(data: Data) -> str:
@@ -107,15 +125,28 @@ def first_images(images: Images, n: int | None) -> Images:
     return images.take(slice(n))
 
 
-def split_off(groups: Tensor, share: float | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of the rest, and of a share of each group (N,), at least one: evenly spaced, always the same ones."""
-    n, chosen = len(groups), torch.zeros(len(groups), dtype=torch.bool)
-    share = share or min(3 / 10, max(1000 / n, 1 / 10), HELD_OUT / n)  # of few images, more tell networks apart better
-    for group in groups.unique():
-        index = (groups == group).nonzero()[:, 0]
-        few = max(1, int(share * len(index)))
-        chosen[index[torch.arange(few) * len(index) // few]] = True
+def split_off(labels: Tensor, share: float | None = None, stratified: bool = True) -> tuple[Tensor, Tensor]:
+    """Indices of the rest, and of a share of each class, at least one: evenly spaced, always the same ones."""
+    n = len(labels)
+    share = share or held_out_share(n)
+    groups = [(labels == label).nonzero()[:, 0] for label in labels.unique()] if stratified else [torch.arange(n)]
+    chosen = torch.zeros(n, dtype=torch.bool)
+    for group in groups:
+        few = max(1, int(share * len(group)))
+        evenly_spaced = torch.arange(few) * len(group) // few
+        chosen[group[evenly_spaced]] = True
     return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+
+
+def held_out_share(n: int) -> float:
+    """The share of n images that gives the reward; it is larger for few images, because more tell networks apart."""
+    if n < 3334:
+        return 3 / 10
+    if n < 10_000:
+        return 1000 / n
+    if n < 10 * HELD_OUT:
+        return 1 / 10
+    return HELD_OUT / n
 
 
 def in_shared_memory(data: Data) -> Data:
@@ -140,7 +171,8 @@ MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; ot
 
 def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Preparation]:
     """The training or the test set, unpacked or downloaded, and what it consists of; InputError without it."""
-    folder, files = Path(data_dir), "cifar-10-python.tar.gz"
+    folder, files = Path(data_dir), CIFAR10_ARCHIVE
+    pictures = f", or its pictures into {folder}/cifar10/{{train,test}}/<class>/" if name == "CIFAR10" else ""
     if name != "CIFAR10":
         folder, files = folder / name / "raw", ", ".join(f"{file}.gz" for file in MNIST_MD5)
         unpack(folder, checked=name == "MNIST")
@@ -154,7 +186,9 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
             if made.exists() and not any(made.iterdir()):
                 made.rmdir()
         reason = one_line(error)
-        raise InputError(f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/") from None
+        raise InputError(
+            f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/{pictures}"
+        ) from None
     pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
     _, channels, height, width = pixels.shape
@@ -178,52 +212,52 @@ def unpack(folder: Path, checked: bool) -> None:
             write_atomically(folder / name, content)
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 # --- the reader's own ---------------------------------------------------------------------------------------------
 
-IMAGE_SIZE = 32  # pixels, to which pictures of different sizes, or above LARGE, are brought without --image_size
-LARGE = 64
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")  # others may run other programs
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-PART_OF = {name: part for part, names in PARTS.items() for name in names}  # names as people write them
-RUNS = "a run of this program"
-SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "lost+found"}  # what systems leave in folders, beside hidden files
 
+def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple[Images, Images, Images, Preparation]:
+    """Training, validation and test images of a folder or an .npz file; says what it found and what it left out.
 
-class Picture(NamedTuple):
-    name: str
-    open: Callable[[], Image.Image]
-    label: str  # the name of its class
-    part: str
-
-
-def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Images, Preparation]:
-    """Training, validation and test images of a folder or an .npz file; says what it found and what it left out."""
-    pictures = read_folder(path) if path.is_dir() else read_npz(path)
+    InputError for pictures of several sizes unless they may be resized.
+    """
+    pictures = find_pictures(path)
     classes = sorted({picture.label for picture in pictures}, key=natural)
     missing_parts(path, pictures, classes)  # before they are decoded, which takes long
-    pictures, pixels, preparation = decode(path, pictures, image_size)
+
+    bad: dict[str, str] = {}  # names of those that can't be read, and why
+    pictures, headers = read_headers(path, pictures, bad)
+    if not resize:
+        check_size(path, pictures, headers)
+    preparation = choose_preparation(classes, headers, image_size)
+    report_changes(path, pictures, headers, preparation)
+    pictures, pixels = decode(path, pictures, preparation, bad)
+
+    check_distinct(path, pictures, digests(pixels))
+    if PARTS.keys() - {picture.part for picture in pictures}:  # some are drawn
+        pictures, pixels = without_copies(path, pictures, pixels)
     missing = missing_parts(path, pictures, classes)
+    report_missing_classes(path, pictures, classes)
     number = {name: i for i, name in enumerate(classes)}
     images = Images(pixels, torch.tensor([number[picture.label] for picture in pictures]))
-    part_of = np.array([picture.part for picture in pictures])
-    train, val, test = (torch.from_numpy((part_of == part).nonzero()[0]) for part in PARTS)  # indices
-    for part in sorted(PARTS.keys() - missing):
-        labels = {picture.label for picture in pictures if picture.part == part}
-        note(path, f"no picture for {part}, class left out there", [name for name in classes if name not in labels])
-    if "test" in missing:
-        train, test = (train[index] for index in split_off(images.labels[train], 1 / 5))
-    if "val" in missing:
-        train, val = (train[index] for index in split_off(images.labels[train]))
-    train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]  # the first: of all classes
+    indices = split(images.labels, [picture.part for picture in pictures], missing)
+    train, val, test = map(images.take, indices)
+    report_repeated(path, "validation", val, train)
+    report_repeated(path, "test", test, train, val)
     fifth = ", a fifth of each class, because there is no test part" if "test" in missing else ""
-    n = f"{len(train):,} to train on, {len(val):,} for validation, {len(test):,} for the test{fifth}"
-    kind = "{} x {} {} pixels".format(*preparation[0], "grey" if preparation[1] == 1 else "RGB")
-    print(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}")
-    return *map(images.take, (train, val, test)), Preparation(tuple(map(printable, classes)), *preparation)
+    n = "{:,} to train on, {:,} for validation, {:,} for the test".format(*map(len, indices))
+    width, height = preparation.image_size
+    kind = f"{width} x {height} {'grey' if preparation.channels == 1 else 'RGB'} pixels"
+    print(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}{fifth}")
+    return train, val, test, preparation
+
+
+def check_size(path: Path, pictures: Sequence[Picture], headers: Sequence[Header]) -> None:
+    """InputError if pictures differ in size."""
+    usual, _ = Counter(header.size for header in headers).most_common(1)[0]
+    for picture, header in zip(pictures, headers, strict=True):
+        if header.size != usual:
+            sizes = "{} x {} pixels, most pictures have {} x {}".format(*header.size, *usual)
+            raise InputError(f"{path}: {picture.name} has {sizes}: replace it")
 
 
 def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> set[str]:
@@ -239,189 +273,73 @@ def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str
     return missing
 
 
-def note(path: Path, what: str, names: Sequence) -> None:
-    """Print what holds for how many, and the names of the first, if there are any."""
-    if names:
-        print(f"{path}: {what} ({len(names):,}): {listed(names, 5)}")
+def report_missing_classes(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
+    """Print which classes a part lacks that others have."""
+    for part in sorted({picture.part for picture in pictures}):
+        labels = {picture.label for picture in pictures if picture.part == part}
+        note(path, f"no picture for {part}, class left out there", [name for name in classes if name not in labels])
 
 
-def listed(names: Sequence, most: int) -> str:
-    return ", ".join(map(str, names[:most])) + ", ..." * (len(names) > most)
+def digests(pixels: Tensor) -> list[int]:
+    """A number for each image (N, C, H, W): those of equal images are equal."""
+    return [hash(image.tobytes()) for image in pixels.numpy()]
 
 
-def natural(name: str) -> tuple:
-    """A key that sorts names as people do: 2 before 10."""
-    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(^-?\d+|\d+)", name))], name
+def count_repeated(held_out: Images, *others: Images) -> int:
+    """How many of the images that a network is measured on are among others, too."""
+    known = {digest for images in others for digest in digests(images.pixels)}
+    return sum(digest in known for digest in digests(held_out.pixels))
 
 
-def read_folder(root: Path) -> list[Picture]:
-    """The pictures of a folder that has one for each class (as torchvision's ImageFolder), or parts that do."""
-    folders, left_out = walk(root)
-    tops = [folder.parts[0] for folder in folders if len(folder.parts) > 1]
-    parts = {top: PART_OF[top.lower()] for top in tops if top.lower() in PART_OF}
-    if parts and sorted(parts.values()) != sorted({"train", *parts.values()}):
-        names = ", ".join(parts)
-        raise InputError(f"{root} has the parts {names}: it needs one called train, and at most one val and one test")
-    depth = 2 if parts else 1  # of a class's folder
-    found = defaultdict(list)  # what is in it or below
-    for folder, files in folders.items():
-        if parts and folder.parts and folder.parts[0] not in parts:
-            left_out["no part with a folder for each class"].append(Path(folder.parts[0]))
-        elif len(folder.parts) < depth:
-            left_out["in no folder of a class"] += files
-        else:
-            found[folder.parts[:depth]] += files
-    left_out["no picture in it"] = [Path(*place) for place, files in found.items() if not files]
-    ours = {run.parent for run in left_out[RUNS]}
-    for what, paths in left_out.items():
-        note(root, f"left out, {what}", [path for path in dict.fromkeys(paths) if path not in ours])
-    pictures = []
-    for place, files in sorted(found.items(), key=lambda item: natural(item[0][-1])):
-        for file in sorted(files):
-            image = partial(Image.open, root / file, formats=FORMATS)
-            pictures.append(Picture(str(file), image, place[-1], parts.get(place[0], "train")))
-    classes = {picture.label for picture in pictures}
-    named = sorted(name for name in classes if name.lower() in PART_OF and not parts)
-    if len(classes) == len(named):
-        loose = f", not pictures in {' and '.join(named)} themselves" if named else ""
-        raise InputError(f"{root} needs a folder of pictures a class, or train/, val/ and test/ that have them{loose}")
-    note(root, "called like a part, but without folders, so taken for a class", named)
-    return pictures
+def report_repeated(path: Path, part: str, images: Images, *others: Images) -> None:
+    """Print how many images of a part the network is trained on."""
+    if repeated := count_repeated(images, *others):
+        n = len(images.labels)
+        so = "says nothing" if repeated == n else "is too high"
+        print(f"{path}: {repeated:,} of {n:,} {part} pictures are in the training part too: the {part} accuracy {so}")
 
 
-def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
-    """The pictures of each folder, and what is left out and why; every real folder once, those behind links last."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-    folders, left_out, seen, todo, denied = {}, defaultdict(list), set(), [root], []
-    for top in todo:  # which grows
-        for name, below, files in os.walk(top, onerror=denied.append):
-            folder, real = Path(name).relative_to(root), os.path.realpath(name)
-            ours = folder.parts and any(re.fullmatch(r"children\.jsonl|best_child.*\.pt2", file) for file in files)
-            if real in seen or ours:
-                left_out[RUNS if ours else "read already, this is a link to it"].append(folder)
-                below.clear()
-                continue
-            seen.add(real)
-            hidden = {entry for entry in (*below, *files) if entry.startswith(".") or entry.lower() in SYSTEM}
-            below[:] = sorted({*below} - hidden)
-            paths = [folder / file for file in sorted({*files} - hidden)]
-            folders[folder] = [path for path in paths if path.suffix.lower() in suffixes]
-            left_out["no picture"] += [path for path in paths if path.suffix.lower() not in suffixes]
-            left_out["hidden"] += [folder / entry for entry in sorted(hidden)]
-            todo += [link for link in (Path(name, entry) for entry in below) if link.is_symlink()]
-    left_out["can't be listed"] = [Path(error.filename).relative_to(root) for error in denied]
-    return folders, left_out
+def check_distinct(path: Path, pictures: Sequence[Picture], digests: Sequence[int]) -> None:
+    """Print which equal pictures have different labels; InputError if a class or most of the set is one picture."""
+    first: dict[int, Picture] = {}
+    contradictions = []
+    copies, of_class = Counter(digests), defaultdict(list)
+    for picture, digest in zip(pictures, digests, strict=True):
+        of_class[picture.label].append(digest)
+        twin = first.setdefault(digest, picture)
+        if twin.label != picture.label:
+            contradictions.append(f"{twin.name} = {picture.name}")
+    note(path, "equal pictures with different labels", contradictions)
+    digest, n = copies.most_common(1)[0]
+    for label, found in of_class.items():
+        if len(found) > 2 and len({*found}) == 1:
+            raise InputError(f"{path}: all {len(found):,} pictures of class {label} are the same: replace them")
+    if n > 2 and 2 * n > len(pictures):
+        same = f"{n:,} of {len(pictures):,} pictures are the same as {first[digest].name}"
+        raise InputError(f"{path}: {same}: replace or remove them")
 
 
-def read_npz(file: Path) -> list[Picture]:
-    """The pictures of a file in MedMNIST's layout: `train_images`, `train_labels`, perhaps those of val and test."""
-    arrays, unused, name = {}, [], "it"
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            for name in found.files:
-                part, _, kind = name.lower().rpartition("_")
-                key = PART_OF.get(part), kind
-                if part not in PART_OF or kind not in ("images", "labels") or key in arrays:
-                    unused.append(name)
-                else:
-                    arrays[key] = np.asarray(found[name])
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        reason = one_line(error) if zipfile.is_zipfile(file) else "it is cut off, or another kind of file"
-        if "pickle" in reason:  # numpy would tell the reader to load it all the same
-            reason = f"{name} holds Python objects, which may run code: save it as numbers or words, with .astype(str)"
-        raise InputError(f"{file} is no .npz file that can be read: {reason}") from None
-    note(file, "left out, not the images or labels of a part", unused)
-    pictures = []
-    for part in dict.fromkeys(("train", *(part for part, _ in arrays))):
-        if not arrays.keys() >= {(part, "images"), (part, "labels")}:
-            raise InputError(f"{file} needs both {part}_images and {part}_labels")
-        images, labels = arrays[part, "images"], arrays[part, "labels"]
-        if images.dtype != np.uint8 or images.shape[3:] not in ((), (1,), (3,)) or images.ndim < 3 or not images.size:
-            wanted = "uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-            raise InputError(f"{file}: {part}_images must be {wanted}, not {images.dtype} of shape {images.shape}")
-        if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iubUS":
-            wanted = f"a whole number or a word for each of the {len(images)} images"
-            raise InputError(f"{file}: {part}_labels must be {wanted}, not {labels.dtype} of shape {labels.shape}")
-        labels = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels.astype(str)
-        images = images[..., 0] if images.shape[3:] == (1,) else images
-        for i, label in enumerate(labels.reshape(-1).tolist()):
-            pictures.append(Picture(f"{part}_images[{i}]", partial(Image.fromarray, images[i]), label, part))
-    return pictures
+def without_copies(path: Path, pictures: Sequence[Picture], pixels: Tensor) -> tuple[list[Picture], Tensor]:
+    """Without what repeats a picture of its class, so that parts that are drawn share none."""
+    seen, kept, copies = set(), [], []
+    for i, (picture, digest) in enumerate(zip(pictures, digests(pixels), strict=True)):
+        repeated = picture.part == "train" and (picture.label, digest) in seen
+        (copies if repeated else kept).append(i)
+        if picture.part == "train":
+            seen.add((picture.label, digest))
+    if not copies:
+        return [*pictures], pixels
+    note(path, "left out, the same picture again in its class", [pictures[i].name for i in copies])
+    return [pictures[i] for i in kept], pixels[kept]
 
 
-def decode(path: Path, pictures: Sequence[Picture], image_size: int | None) -> tuple[list[Picture], Tensor, tuple]:
-    """The pictures that can be read, their pixels (N, C, H, W) in one size, and the other arguments of `prepare`."""
-    bad: dict[str, str] = {}
-    pictures, headers = zip(*read_all(path, pictures, header, bad), strict=True)
-    names = [picture.name for picture in pictures]
-    sizes, grey, alpha, coarse, extremes = zip(*headers, strict=True)
-    keep = not image_size and len({*sizes}) == 1 and max(sizes[0]) <= LARGE
-    width, height = size = sizes[0] if keep else (image_size or IMAGE_SIZE,) * 2
-    if {*sizes} != {size}:
-        by_area = sorted({*sizes}, key=lambda size: (math.prod(size), size))
-        small, large = ("{} x {}".format(*size) for size in (by_area[0], by_area[-1]))
-        print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
-    note(path, "with an alpha channel, what is transparent becomes grey", [*compress(names, alpha)])
-    note(path, "with 16 bits a colour, of which the upper 8 are used", [*compress(names, coarse)])
-    low, high = min(chain(*extremes), default=0), max(chain(*extremes), default=65535)
-    note(path, f"more than 8 bits, grey of {low:g} to {high:g} becomes 0 to 255", [*compress(names, extremes)])
-    channels = 1 if all(grey) else 3
-    preparation = size, channels, (low, high if high > low else low + 1)
-    shape = len(pictures), channels, height, width
-    try:
-        if 2 * math.prod(shape) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-            raise MemoryError  # here, because the system may promise more than it has; twice, because they are shuffled
-        pixels, good = np.empty(shape, np.uint8), []
-    except MemoryError:
-        need = f"{len(pictures):,} pictures of {width} x {height} need {math.prod(shape) / 1e9:,.3g} GB of memory"
-        raise InputError(f"{path}: {need}, more than there is: choose a smaller --image_size") from None
-    progress = tqdm(pictures, unit=" pictures", dynamic_ncols=True)
-    for picture, array in read_all(path, progress, lambda image: prepare(image, *preparation), bad):
-        pixels[len(good)] = array
-        good.append(picture)
-    pixels = pixels[: len(good)]
-    faint = np.ptp(pixels, (2, 3)).max(1) < 16
-    note(path, "left out, can't be read as a picture", sorted(bad))
-    note(path, "nearly the same colour everywhere", [picture.name for picture in compress(good, faint)])
-    return good, torch.from_numpy(pixels), preparation
-
-
-def read_all(path: Path, pictures: Collection[Picture], read: Callable, bad: dict[str, str]) -> Iterator[tuple]:
-    """Each picture and what `read` makes of it; those that can't be read into `bad`, InputError if they are many."""
-    n = len(bad) + len(pictures)
-    for picture in pictures:
-        try:
-            with warnings.catch_warnings(action="ignore"), picture.open() as image:
-                value = read(image)
-        except Exception as error:  # at a damaged file decoders raise whatever they run into
-            bad[picture.name] = one_line(error)
-        else:
-            yield picture, value
-    if 100 * len(bad) > n:
-        names = listed([f"{name} ({reason})" for name, reason in sorted(bad.items())], 100)
-        raise InputError(f"{path}: {len(bad)} of {n:,} can't be read as pictures, mend or remove them: {names}")
-
-
-def header(image: Image.Image) -> tuple[tuple[int, int], bool, bool, bool, tuple]:
-    """Size; whether it is grey, has an alpha channel, has colours of 16 bits; the extremes of grey of more than 8."""
-    values = np.asarray(image, np.float64) if image.mode[0] in "IF" else np.array([])
-    values = values[np.isfinite(values)]
-    extremes = (float(values.min()), float(values.max())) if values.size else ()
-    grey, deep = Image.getmodebase(image.mode) == "L", ";16" in str(getattr(image, "tile", ""))
-    exif = Image.Image.getexif(image)  # a PNG's own would read all of it; Pillow turns the size of a TIFF itself
-    on_its_side = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    size = image.size[::-1] if on_its_side else image.size
-    return size, grey, image.has_transparency_data, deep and not extremes, extremes
-
-
-def prepare(image: Image.Image, image_size: tuple[int, int], channels: int, grey_range: tuple[float, float]) -> Tensor:
-    """Pixels (C, H, W) of a picture, upright, in this size (width, height), with 1 channel (grey) or 3 (RGB)."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":  # grey of more than 8 bits
-        low, high = grey_range
-        grey = np.nan_to_num((np.asarray(image, np.float64) - low) * 255 / (high - low))
-        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:  # on middle grey, where black and white can both be seen
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "#808080"), image.convert("RGBA"))
-    image = image.convert("RGB").convert("L" if channels == 1 else "RGB").resize(image_size, reducing_gap=3.0)
-    return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)
+def split(labels: Tensor, parts: Sequence[str], missing: Collection[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the images of each part; what is missing comes from the training part, the test first."""
+    part_of = np.array(parts)
+    train, val, test = (torch.from_numpy((part_of == part).nonzero()[0]) for part in ("train", "val", "test"))
+    if "test" in missing:
+        train, test = (train[index] for index in split_off(labels[train], 1 / 5))
+    if "val" in missing:
+        train, val = (train[index] for index in split_off(labels[train]))
+    shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))  # the first: of all classes
+    return train[shuffled], val, test

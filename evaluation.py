@@ -25,11 +25,11 @@ from datasets import Data, Preparation
 from finals import Evaluation, Finals, Job, open_finals, statistics_of
 from model import PAPER_RECIPE, Child, FromPixels, Recipe, long_enough, measure, on_device, summarize, train_child
 from search_space import Architecture, parse_architecture
+from settings import may_mirror
 from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=8, shift=1)
-SAME_IN_A_MIRROR = ("FashionMNIST", "CIFAR10")  # clothes, animals and cars; not digits or letters
 MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
 
 
@@ -75,16 +75,21 @@ def read_flags(args: argparse.Namespace) -> Evaluation:
     same_images = chosen.searched if chosen.found else {}
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, same_images)
     recipe = final_recipe(args, chosen.searched, data)
-    return Evaluation(args, chosen.architecture, chosen.suffix, chosen.searched, data, recipe, device)
+    architecture, suffix = chosen.architecture, chosen.suffix
+    if args.extra_filters:
+        architecture = architecture.widened(args.extra_filters)
+        suffix += f"-{args.extra_filters}_more_filters"
+    return Evaluation(args, architecture, suffix, chosen.searched, data, recipe, device)
 
 
 def settings_of_finals(run: Evaluation) -> dict:
     """All that every final training depends on."""
-    own = run.args.dataset not in datasets.BUILT_IN
+    pictures = datasets.path_of_pictures(run.args.dataset, run.args.data_dir)
     return {
         "architecture": str(run.architecture),
+        "extra_filters": run.architecture.extra_filters,
         "dataset": datasets.short_name(run.args.dataset),
-        "images": datasets.fingerprint(run.data) if own else None,
+        "images": datasets.fingerprint(run.data) if pictures else None,
         "train_images": run.args.train_images,
         "seed": run.args.seed,
         "device": run.device,
@@ -102,9 +107,11 @@ def final_jobs(run: Evaluation) -> list[Job]:
 
 def describe(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
     """The content of evaluation.json."""
-    result = {"architecture": str(run.architecture), "dataset": datasets.short_name(run.args.dataset)}
+    result = {"architecture": str(run.architecture), "extra_filters": run.architecture.extra_filters}
+    result["dataset"] = datasets.short_name(run.args.dataset)
     result |= run.data.preparation._asdict() | measured(finals, confusions)
     result |= {"seeds": [job.seed for job in final_jobs(run)], "train_images": len(run.data.train.labels)}
+    result["test_images_in_training"] = datasets.count_repeated(run.data.held_out, run.data.train)
     result |= size | {"recipe": asdict(run.recipe), "both_sides": judged_from_both_sides(run.recipe)}
     return result | {"device": run.device} | utils.environment(run.device)
 
@@ -141,9 +148,10 @@ def print_accuracies(result: dict) -> None:
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    flip = recipe.flip or args.dataset in SAME_IN_A_MIRROR
+    of_paper = recipe.flip and args.mirror is not False
+    flip = of_paper or may_mirror(args, settings.get("mirror"))
     epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
-    recipe = replace(recipe, epochs=epochs, flip=flip, best_of=1)  # the test set chooses none
+    recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
     as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
     return recipe if as_it_is else long_enough(recipe, len(data.train.labels))
 
@@ -231,13 +239,14 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     there, both_sides = on_device(data, device), judged_from_both_sides(job.recipe)
     trained = train_child(job.network, there, job.recipe, job.seed, progress[index])
     top1, top5 = trained.accuracy, trained.top5_accuracy
-    if both_sides:
+    if both_sides or job.recipe.precision != "float32":  # the network is used in float32
         top1, top5 = measure(trained.child, there.held_out, both_sides)
     final, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
     if not callable(job.network):
         final["confusions"] = confused(child, data, both_sides)
     if job.weights:
-        saved = {"architecture": str(job.network), "state_dict": child.state_dict()}
+        saved = {"architecture": str(job.network), "extra_filters": job.network.extra_filters}
+        saved["state_dict"] = child.state_dict()
         saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
         saved |= data.preparation._asdict() | {"both_sides": both_sides}
         final["saved"] = utils.as_bytes(saved)
@@ -256,7 +265,8 @@ def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[in
 def exported(saved: bytes) -> bytes:
     """A trained child as a program of `torch.export`, for any number of images; it runs without this repository."""
     found = torch.load(io.BytesIO(saved), weights_only=True)
-    child = Child(parse_architecture(found["architecture"]), found["image_shape"], found["num_classes"])
+    architecture = parse_architecture(found["architecture"]).widened(found.get("extra_filters", 0))
+    child = Child(architecture, found["image_shape"], found["num_classes"])
     child.load_state_dict(found["state_dict"])
     child.to(memory_format=torch.contiguous_format)  # or torch.export.save warns
     pixels = torch.zeros(2, *found["image_shape"], dtype=torch.uint8)
@@ -281,7 +291,7 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
     """--architecture, the best network of the search in the run folder, or the committed one."""
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
-    same = is_search_on(settings, args.dataset)
+    same = is_search_on(settings, args)
     if args.architecture is not None:
         return Chosen(args.architecture, f"-{short_text(args.architecture)}", settings if same else {})
     if not rows:
@@ -292,10 +302,11 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
     return Chosen(best_of_search(args.run_dir, rows), "", settings, found=True)
 
 
-def is_search_on(settings: dict, dataset: str) -> bool:
+def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
     """Whether a search with these settings used this data set; a folder may be called MNIST."""
-    own = dataset not in datasets.BUILT_IN
-    return settings.get("dataset") == datasets.short_name(dataset) and bool(settings.get("images")) == own
+    pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
+    same_name = settings.get("dataset") == datasets.short_name(args.dataset)
+    return same_name and bool(settings.get("images")) == (pictures is not None)
 
 
 def short_text(architecture: Architecture) -> str:

@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import tempfile
 import time
+import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -29,6 +30,9 @@ VERSION = "1.1.0"
 
 class InputError(Exception):
     """Something the user can put right; shown as one line, exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 REMEDIES = dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder should be, choose another path")
@@ -48,6 +52,27 @@ def explained(error: Exception, run_dir: Path) -> str:
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return f"{error.filename or run_dir}: {error.strerror}: {REMEDIES[error.errno]}"
     return reason
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A name with control characters and what is no Unicode written out: terminals obey them, JSON refuses them."""
+    special = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode
+    return "".join(written_out(char) if unicodedata.category(char) in special else char for char in name)
+
+
+def written_out(char: str) -> str:
+    """A character as Python writes it: \\n for a new line."""
+    return char.encode("unicode_escape").decode()
+
+
+def listed(names: Sequence, most: int) -> str:
+    """The first names, and dots if there are more."""
+    return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
@@ -263,8 +288,11 @@ def differences(now: dict, then: dict) -> str:
     if now.get("images") and now["images"] == then.get("images"):  # the same pictures, whatever their folder is called
         then = then | {"dataset": now["dataset"]}
     said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
-    changed = [key for key in now if now[key] != then.get(key)]
-    return "; ".join(said.get(key, f"{key} is {now[key]} now, was {then.get(key)}") for key in changed)
+    usual = "the default"  # of a flag that is not in the file
+    changed = [key for key in now | then if now.get(key) != then.get(key)]
+    return "; ".join(
+        said.get(key, f"{key} is {now.get(key, usual)} now, was {then.get(key, usual)}") for key in changed
+    )
 
 
 class Clock:

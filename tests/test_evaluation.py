@@ -286,3 +286,16 @@ def test_the_space_around_a_network_is_that_of_its_search():
     assert space_around(plain, {}) == PaperSpace(2) and space_around(plain, searched) == PaperSpace(2, strides=True)
     assert space_around(strided, {}) == PaperSpace(1, strides=True)
     assert space_around(strided, {"space": "small", "strides": False}) == PaperSpace(1, strides=True)
+    assert space_around(parse_architecture("c3x3f24m-c1x1f24mi1-c1x1f24i2"), {}) == PaperSpace(3, pooling=2)
+
+
+def test_a_widened_network_has_files_of_its_own(trainings):  # noqa: F811
+    """Its text and seeds are those of the network that it was made from, which may be among the references."""
+    flags = ["--num_seeds", "1", "--references", "--extra_filters", "3"]
+    largest = "k7f32p2-k7f32p2"
+    evaluate = ["--mode", "evaluate", "--architecture", largest, "--run_dir", "run", *flags]
+    train.main(evaluate)
+    assert [training["text"] for training in trainings].count(largest) == 2
+    trainings.clear()
+    train.main(evaluate)
+    assert not trainings

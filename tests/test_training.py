@@ -217,7 +217,7 @@ def test_the_recipes_are_those_of_the_results():
     assert asdict(Recipe()) == {
         "epochs": 0.2, "batch_size": 64, "optimizer": "muon", "lr": 0.006, "filter_lr": 0.03, "betas": (0.8, 0.95),
         "momentum": 0.9, "weight_decay": 0.0, "schedule": "one_cycle", "warmup": 0.2, "label_smoothing": 0.1,
-        "shift": 0, "flip": False, "best_of": 1,
+        "shift": 0, "flip": False, "best_of": 1, "precision": "float32",
     }  # fmt: skip
     assert asdict(PAPER_RECIPE) == asdict(Recipe()) | {
         "epochs": 50, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4, "schedule": "constant",
@@ -261,7 +261,7 @@ def test_orthogonalize_is_three_newton_schulz_steps(shape):
 def test_batch_norm_pooling_and_relu_stand_where_the_description_says():
     torch.manual_seed(0)
     child = Child(parse_architecture("k3f8p0-k3f8p1-k3f8p1-k3f8p1"), (1, 20, 20), 5)
-    assert child.pools == [True, True, False, False]  # 18 -> 9 -> 4; below 8 no more
+    assert child.pooled == [{1}, {2}, set(), set()]  # 18 -> 9 -> 4; below 8 no more
     x = torch.randn(2, 1, 20, 20)
     y = x
     for i, (conv, norm) in enumerate(zip(child.convs, child.norms, strict=True)):
