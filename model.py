@@ -156,12 +156,13 @@ class TrainedChild(NamedTuple):
 
 
 def train_child(
-    architecture: Architecture, data: Data, recipe: Recipe, seed: int, images_seen: Tensor | None = None
+    architecture: Architecture, data: Data, recipe: Recipe, seed: int, progress: Tensor | None = None
 ) -> TrainedChild:
     """Train one child where the images are, and measure it on those held out: a pure function, on one thread on a CPU.
 
     In the place of `architecture` may be a function from the images' shape and the number of classes to a network.
-    `images_seen`, a scalar in shared memory, is raised as training goes on, for a progress bar.
+    `progress`, two numbers in shared memory, is for a progress bar: the images trained on so far, and the accuracy on
+    the latest ones, which is read every 50 steps because a GPU would wait for it.
     """
     started = time.perf_counter()
     torch.set_num_threads(1)
@@ -173,6 +174,7 @@ def train_child(
         child = make(tuple(pixels.shape[1:]), data.num_classes).to(pixels.device)
     generator = torch.Generator().manual_seed(seed)
     optimizers = make_optimizers(child, recipe)
+    running_accuracy = torch.full((), 1 / data.num_classes, device=pixels.device)
 
     def update(batch: Tensor, offsets: Tensor, mirrored: Tensor) -> None:
         images = augment(pixels[batch], recipe, offsets, mirrored)
@@ -180,6 +182,8 @@ def train_child(
             logits = child(normalize(images))
         loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
+        if progress is not None:
+            running_accuracy.lerp_((logits.argmax(1) == labels[batch]).float().mean(), 0.02)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -200,8 +204,10 @@ def train_child(
             group["lr"] = group["lr"].fill_(rate) if on_gpu else rate
         update(order[number * batch_size : (number + 1) * batch_size], offsets[number], mirrored[number])
 
-        if images_seen is not None:
-            images_seen += batch_size
+        if progress is not None:
+            progress[0] = (step + 1) * batch_size  # no sum: a training whose process has died begins anew
+            if step % 50 == 49:
+                progress[1] = running_accuracy
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
         if rest == 0 and epochs_left < recipe.best_of:
             with mixed_precision(recipe, pixels.device):

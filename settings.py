@@ -115,8 +115,21 @@ def depth(args: argparse.Namespace, children: int) -> int:
 
 def make_space(args: argparse.Namespace) -> SearchSpace:
     """The space of the deepest networks of a search."""
-    layers = depth(args, args.num_children - 1)
-    return PaperSpace(layers, args.strides, args.pooling) if args.space == "paper" else SmallSpace(layers)
+    return space_of(vars(args), depth(args, args.num_children - 1))
+
+
+def space_of(flags: dict, num_layers: int) -> SearchSpace:
+    """The space that these flags describe, with so many layers."""
+    if flags["space"] == "small":
+        return SmallSpace(num_layers)
+    return PaperSpace(num_layers, flags["strides"], flags.get("pooling", 0))
+
+
+def space_around(network: Architecture, searched: dict) -> SearchSpace:
+    """The space of a network, as deep as it is; `searched` are the settings of its search, empty if there was none."""
+    pooling = sum(layer.pool for layer in network.layers)
+    flags = {"space": "small" if network.hidden else "paper", "strides": "s" in str(network), "pooling": pooling}
+    return space_of(searched if searched.get("space") == flags["space"] else flags, len(network.layers))
 
 
 def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:

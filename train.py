@@ -292,8 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        again = "the same command goes on from here" if args.mode == "generate" else "what was written is whole"
-        print(f"train.py: stopped; {again}", file=sys.stderr)
+        print("train.py: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
 
 

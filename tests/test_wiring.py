@@ -22,14 +22,15 @@ import torch
 
 import datasets
 import evaluation
+import references
 import report
 import settings
 import train
 import utils
-from benchmarks import references
 from controller import Controller
 from datasets import Data, Images, Preparation
 from evaluation import EVALUATION
+from finals import Job
 from model import (
     LEAST_STEPS,
     PAPER_RECIPE,
@@ -91,10 +92,12 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         labels = torch.arange(60_000) if train else torch.full((100,), TEST_LABEL)
         return Images(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels), PREPARATION
 
-    def train_child(architecture, data, recipe, seed, images_seen=None):
+    def train_child(architecture, data, recipe, seed, progress=None):
         noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed})
         make = architecture if callable(architecture) else partial(Child, architecture)
-        child = make(tuple(data.train.pixels.shape[1:]), data.num_classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            child = make(tuple(data.train.pixels.shape[1:]), data.num_classes)
         accuracy = 0.5 + seed % 997 / 2000
         return TrainedChild(child, accuracy, accuracy + 0.001, 0.25)
 
@@ -103,7 +106,7 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         monkeypatch.setattr(module, "Workers", InProcess)
     for module in (train, evaluation):
         monkeypatch.setattr(module, "train_child", train_child)
-    monkeypatch.setattr(references, "seconds_of_a_step", lambda network, *_: 2 if callable(network) else 1)
+    monkeypatch.setattr(references, "seconds_of_a_step", lambda network, *_: 2.0 if callable(network) else 1.0)
     monkeypatch.setattr(datasets, "load_images", load_images)
     monkeypatch.chdir(tmp_path)
     return noted
@@ -112,14 +115,6 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
 def rows_of(folder: str, file: str = "children.jsonl") -> list[dict]:
     rows, _ = read_ledger(Path(folder, file))
     return [rows[child] for child in sorted(rows)]
-
-
-def test_the_bar_of_evaluate_counts_the_images_that_are_used(trainings, monkeypatch):
-    made, tqdm = [], evaluation.tqdm
-    monkeypatch.setattr(evaluation, "tqdm", lambda **settings: made.append(settings) or tqdm(**settings))
-    flags = "--mode evaluate --architecture k3f8p0-k3f8p0 --train_images 1000 --eval_epochs 2 --num_seeds 3"
-    train.main([*flags.split(), "--run_dir", "run"])
-    assert [bar["total"] for bar in made] == [3 * 2 * (1000 // 64) * 64]
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -297,8 +292,8 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
     child.eval()
     monkeypatch.setattr(evaluation, "train_child", lambda *_: TrainedChild(child, *one_side, 0.0))
     data = Data(images, images, 10, PREPARATION)
-    job = (parse_architecture("k3f8p0"), recipe, 0)
-    final = evaluation.final_child((data, torch.zeros(1)), 0, job, "cpu")
+    job = Job(parse_architecture("k3f8p0"), recipe, 0, weights=True)
+    final = evaluation.final_child((data, torch.zeros(1, 2)), 0, job, "cpu")
     saved = torch.load(io.BytesIO(final["saved"]), weights_only=True)
     assert saved["both_sides"] == (recipe.flip and recipe != PAPER_RECIPE)
     right = torch.tensor(final["confusions"]).diag().sum().item() / 400
