@@ -1,6 +1,6 @@
 """Does examples/nas_in_one_file.py learn? results/nas_in_one_file.json
 
-    python -m benchmarks.one_file      eight minutes on one core
+    python -m benchmarks.one_file      five minutes on one core
 
 Five seeds, each a whole search: the mean accuracy of the last quarter of its networks against that of the first.
 """
