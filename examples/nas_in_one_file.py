@@ -1,6 +1,6 @@
 """Neural architecture search with reinforcement learning (Zoph & Le 2016, arXiv:1611.01578) in one file, to learn from.
 
-The controller, an LSTM, writes down a convolutional network token by token. The network is trained on MNIST for about a
+The controller, an LSTM, writes down a convolutional network token by token. The network is trained on MNIST for half a
 second. Its accuracy on images held out of the training is the reward, and REINFORCE makes good networks more probable.
 
     python examples/nas_in_one_file.py      needs torch and torchvision only: no GPU, no network
