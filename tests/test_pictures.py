@@ -272,6 +272,9 @@ def test_pages_that_are_not_used_are_counted(tmp_path, capsys):
         file.unlink()
     assert torch.equal(everything(root), plain)
     said = capsys.readouterr().out
+    content = (root / "cat" / "001.tif").read_bytes()
+    (root / "cat" / "001.tif").write_bytes(content[: len(content) - 250])  # within the last page
+    assert torch.equal(everything(root), plain)
     assert "with several pages, of which the first is used (2): cat/001.tif (4 pages), dog/002.tif (4 pages)" in said
     assert "whose first page is smaller than another, perhaps a thumbnail (1): dog/002.tif" in said
 
