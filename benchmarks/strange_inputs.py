@@ -203,7 +203,8 @@ def verdict(strange_input: Input, outcome: Outcome) -> str:
         return "TRACEBACK"
     if outcome.code not in strange_input.codes:
         return f"EXIT CODE {outcome.code}"
-    if not re.search(strange_input.says, outcome.text):
+    said = "\n".join(lines) if outcome.code == 2 else outcome.text  # an error must be clear without what came before
+    if not re.search(strange_input.says, said):
         return "SILENT" if outcome.code == 0 else "UNCLEAR"
     if outcome.code == 2:
         return "one line" if len(lines) == 1 else f"{len(lines)} LINES"

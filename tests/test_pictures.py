@@ -186,6 +186,12 @@ def test_what_a_file_is_that_is_no_picture(tmp_path, content, said, monkeypatch)
     assert str(error.value) == said
 
 
+def test_the_thumbnail_in_camera_raw_is_not_the_picture(tmp_path):
+    Image.fromarray(noise(0)).save(tmp_path / "x.NEF", "TIFF")
+    with pytest.raises(ValueError, match="camera raw: convert it to JPEG"):
+        formats.open_picture(tmp_path / "x.NEF")
+
+
 def test_a_link_to_nothing_and_a_folder_that_goes_are_named(tmp_path, capsys, monkeypatch):
     root = write(tmp_path / "set", 6)
     (root / "owl" / "a.png").symlink_to("gone.png")
