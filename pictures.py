@@ -57,7 +57,7 @@ class Preparation(NamedTuple):
 def note(path: Path, what: str, names: Sequence) -> None:
     """Print what holds for how many, and the names of the first, if there are any."""
     if names:
-        print(f"{path}: {what} ({len(names):,}): {listed(names, 5)}")
+        print(printable(f"{path}: {what} ({len(names):,}): {listed(names, 5)}"))
 
 
 def read_headers(path: Path, pictures: Collection[Picture], bad: dict[str, str]) -> tuple[list[Picture], list[Header]]:
@@ -92,7 +92,8 @@ def report_changes(
         by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
         small, large = ("{} x {}".format(*size) for size in (by_area[0], by_area[-1]))
         width, height = preparation.image_size
-        print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
+        resized = f"are resized to {width} x {height} (--image_size)"
+        print(printable(f"{path}: pictures of {small} to {large} pixels {resized}"))
     names = [picture.name for picture in pictures]
     transparent = [*compress(names, (header.transparent for header in headers))]
     note(path, "with an alpha channel, what is transparent becomes grey", transparent)

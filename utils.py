@@ -55,14 +55,17 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def printable(name: str) -> str:
-    """A file's name with what is no Unicode written out: pictures and JSON refuse it."""
-    return name.encode(errors="backslashreplace").decode()
+UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: object) -> str:
+    """A text in which what would move a terminal's cursor, or is no Unicode, is written out."""
+    return re.sub(UNPRINTABLE, lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def listed(names: Sequence, most: int) -> str:
     """The first names, and dots if there are more."""
-    return ", ".join(map(str, names[:most])) + ", ..." * (len(names) > most)
+    return ", ".join(map(printable, names[:most])) + ", ..." * (len(names) > most)
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
