@@ -192,11 +192,25 @@ def refuse_loose_pictures(root: Path, tree: Tree) -> None:
         return
     loose = f", not pictures in {' and '.join(sorted(top.name for top in tops))} themselves" if tops else ""
     files = [file for top in (Path(), *tops) for file in tree.pictures[top]]
-    if begin := beginnings(files):
-        names = listed(begin, 5)
-        loose += f"; names of pictures begin with {names}: if these are the classes, sort them into folders {names}"
     need = "needs a folder of pictures a class, or train/, val/ and test/ that have them"
-    raise InputError(f"{root} {need}, or {TABLE}{loose}")
+    raise InputError(f"{root} {need}, or {TABLE}{loose}{by_beginnings(files)}")
+
+
+def refuse_single_class(root: Path, tree: Tree, found: Sequence[ClassFolder]) -> None:
+    """InputError if all pictures are in one class."""
+    labels = {place.label for place in found if tree.total[place.folder]}
+    if len(labels) == 1:
+        files = [file for place in found for file in tree.pictures[place.folder]]
+        nothing = f"has one class only, {labels.pop()}: there is nothing to tell apart"
+        raise InputError(f"{root} {nothing}; each class needs a folder, or {TABLE}{by_beginnings(files)}")
+
+
+def by_beginnings(files: Sequence[Path]) -> str:
+    """What to do if the names of pictures say their classes; empty if they don't."""
+    if not (begin := beginnings(files)):
+        return ""
+    names = listed(begin, 5)
+    return f"; names of pictures begin with {names}: if these are the classes, sort them into folders {names}"
 
 
 def beginnings(files: Sequence[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from shlex import quote
 import numpy as np
 from PIL import Image
 
-from folders import PART_OF, Tree, exact_part, find_classes, make_tree, natural, same_form, similar
+from folders import PART_OF, Tree, exact_part, find_classes, make_tree, natural, refuse_single_class, same_form, similar
 from pictures import FORMATS, Picture, note
 from tables import Labelled, NotLabels, find_tables, read_tables
 from utils import InputError, listed, one_line, printable
@@ -82,7 +82,11 @@ def hints(root: Path, others: Sequence[Path]) -> list[str]:
 
 def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) -> list[Picture]:
     """The pictures of a folder that has one for each class (as torchvision's ImageFolder), or parts that do."""
-    classes = find_classes(root, tree)
+    try:
+        classes = find_classes(root, tree)
+    except InputError:
+        report_left_out(root, left_out)
+        raise
     class_of = {place.folder: place for place in classes}
     tops = {place.folder.parts[0] for place in classes}
     labelled, nested = [], []
@@ -98,6 +102,7 @@ def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) 
     left_out["no picture in it"] = [place.folder for place in classes if not tree.total[place.folder]]
     report_left_out(root, left_out)
     note(root, "below the folder of a class, so counted as that class", nested)
+    refuse_single_class(root, tree, classes)
     return in_order(root, labelled)
 
 

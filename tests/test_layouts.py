@@ -99,6 +99,7 @@ UNCLEAR = [  # folders, what the line must name
     ("{train,val}2017/ annotations/0.json", "needs a folder of pictures a class", "not pictures in train2017 and val"),
     ("{cat,dog}.{0,1,2}.png", "names of pictures begin with cat, dog", "sort them into folders cat, dog"),
     ("train/{cat,dog}.{0,1,2}.png test1/{1,2}.png", "not pictures in test1 and train", "into folders cat, dog"),
+    ("images/{cat,dog}.{0,1,2}.png", "has one class only, images", "sort them into folders cat, dog"),
     ("IMG_{0,1,2,3}.png", "or a table, labels.csv, with the columns file_name and label", ""),
     ("mine.npz", "--dataset {}/mine.npz", ""),
     ("mine.csv 0.png 1.png", "--dataset {}/mine.csv", ""),
