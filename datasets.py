@@ -7,7 +7,7 @@ data = search_data("pictures", Path("data"))  # a folder of pictures, one folder
 import gzip
 import hashlib
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -194,17 +194,23 @@ def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Imag
     report_changes(path, pictures, headers, preparation)
     pictures, pixels = decode(path, pictures, preparation, bad)
 
+    check_distinct(path, pictures, digests(pixels))
+    if PARTS.keys() - {picture.part for picture in pictures}:  # some are drawn
+        pictures, pixels = without_copies(path, pictures, pixels)
     missing = missing_parts(path, pictures, classes)
     report_missing_classes(path, pictures, classes)
     number = {name: i for i, name in enumerate(classes)}
     images = Images(pixels, torch.tensor([number[picture.label] for picture in pictures]))
-    train, val, test = split(images.labels, [picture.part for picture in pictures], missing)
+    indices = split(images.labels, [picture.part for picture in pictures], missing)
+    train, val, test = map(images.take, indices)
+    report_repeated(path, "validation", val, train)
+    report_repeated(path, "test", test, train, val)
     fifth = ", a fifth of each class, because there is no test part" if "test" in missing else ""
-    n = f"{len(train):,} to train on, {len(val):,} for validation, {len(test):,} for the test{fifth}"
+    n = "{:,} to train on, {:,} for validation, {:,} for the test".format(*map(len, indices))
     width, height = preparation.image_size
     kind = f"{width} x {height} {'grey' if preparation.channels == 1 else 'RGB'} pixels"
-    print(printable(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}"))
-    return images.take(train), images.take(val), images.take(test), preparation
+    print(printable(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}{fifth}"))
+    return train, val, test, preparation
 
 
 def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> set[str]:
@@ -225,6 +231,60 @@ def report_missing_classes(path: Path, pictures: Sequence[Picture], classes: Seq
     for part in sorted({picture.part for picture in pictures}):
         labels = {picture.label for picture in pictures if picture.part == part}
         note(path, f"no picture for {part}, class left out there", [name for name in classes if name not in labels])
+
+
+def digests(pixels: Tensor) -> list[int]:
+    """A number for each image (N, C, H, W): those of equal images are equal."""
+    return [hash(image.tobytes()) for image in pixels.numpy()]
+
+
+def count_repeated(held_out: Images, *others: Images) -> int:
+    """How many of the images that a network is measured on are among others, too."""
+    known = {digest for images in others for digest in digests(images.pixels)}
+    return sum(digest in known for digest in digests(held_out.pixels))
+
+
+def report_repeated(path: Path, part: str, images: Images, *others: Images) -> None:
+    """Print how many images of a part the network is trained on."""
+    if repeated := count_repeated(images, *others):
+        n = len(images.labels)
+        so = "says nothing" if repeated == n else "is too high"
+        copies = f"{repeated:,} of {n:,} {part} pictures are in the training part too"
+        print(printable(f"{path}: {copies}: the {part} accuracy {so}"))
+
+
+def check_distinct(path: Path, pictures: Sequence[Picture], digests: Sequence[int]) -> None:
+    """Print which equal pictures have different labels; InputError if a class or most of the set is one picture."""
+    first: dict[int, Picture] = {}
+    contradictions = []
+    copies, of_class = Counter(digests), defaultdict(list)
+    for picture, digest in zip(pictures, digests, strict=True):
+        of_class[picture.label].append(digest)
+        twin = first.setdefault(digest, picture)
+        if twin.label != picture.label:
+            contradictions.append(f"{twin.name} = {picture.name}")
+    note(path, "equal pictures with different labels", contradictions)
+    digest, n = copies.most_common(1)[0]
+    for label, found in of_class.items():
+        if len(found) > 2 and len({*found}) == 1:
+            raise InputError(f"{path}: all {len(found):,} pictures of class {label} are the same: replace them")
+    if n > 2 and 2 * n > len(pictures):
+        same = f"{n:,} of {len(pictures):,} pictures are the same as {first[digest].name}"
+        raise InputError(f"{path}: {same}: replace or remove them")
+
+
+def without_copies(path: Path, pictures: Sequence[Picture], pixels: Tensor) -> tuple[list[Picture], Tensor]:
+    """Without what repeats a picture of its class, so that parts that are drawn share none."""
+    seen, kept, copies = set(), [], []
+    for i, (picture, digest) in enumerate(zip(pictures, digests(pixels), strict=True)):
+        repeated = picture.part == "train" and (picture.label, digest) in seen
+        (copies if repeated else kept).append(i)
+        if picture.part == "train":
+            seen.add((picture.label, digest))
+    if not copies:
+        return [*pictures], pixels
+    note(path, "left out, the same picture again in its class", [pictures[i].name for i in copies])
+    return [pictures[i] for i in kept], pixels[kept]
 
 
 def split(labels: Tensor, parts: Sequence[str], missing: Collection[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -51,6 +51,7 @@ def evaluate(args: argparse.Namespace) -> None:
     confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
     result |= data.preparation._asdict() | measured(finals, confusions)
     result |= {"seeds": seeds, "train_images": len(data.train.labels), "seconds": time.perf_counter() - started}
+    result["test_images_in_training"] = datasets.count_repeated(data.held_out, data.train)
     result |= size | {"recipe": asdict(recipe), "both_sides": judged_from_both_sides(recipe), "device": device}
     result |= utils.environment(device)
     args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost

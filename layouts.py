@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from folders import PART_OF, Tree, exact_part, find_classes, make_tree, natural, refuse_single_class, same_form, similar
-from pictures import FORMATS, Picture, note
+from formats import open_picture, pictures_among
+from pictures import Picture, note
 from tables import Labelled, NotLabels, find_tables, read_tables
 from utils import InputError, listed, one_line, printable
 
@@ -119,8 +120,7 @@ def in_order(root: Path, labelled: Sequence[Labelled]) -> list[Picture]:
     order = {label: i for i, label in enumerate(labels)}
     pictures = []
     for file, label, part in sorted(labelled, key=lambda picture: (order[picture.label], picture.file)):
-        image = partial(Image.open, root / file, formats=FORMATS)
-        pictures.append(Picture(str(file), image, label, part))
+        pictures.append(Picture(str(file), partial(open_picture, root / file), label, part))
     return pictures
 
 
@@ -155,7 +155,6 @@ def group_by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
 
 def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
     """The pictures of each folder, and what is left out and why; every real folder once, those behind links last."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     folders, left_out, seen, todo, denied = {}, defaultdict(list), set(), [root], []
     for top in todo:  # which grows
         for name, below, files in os.walk(top, onerror=denied.append):
@@ -169,8 +168,8 @@ def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
             hidden = {entry for entry in (*below, *files) if entry.startswith(".") or entry.lower() in SYSTEM}
             below[:] = sorted({*below} - hidden)
             paths = [folder / file for file in sorted({*files} - hidden)]
-            folders[folder] = [path for path in paths if path.suffix.lower() in suffixes]
-            left_out["no picture"] += [path for path in paths if path.suffix.lower() not in suffixes]
+            folders[folder] = pictures_among(paths)
+            left_out["no picture"] += sorted({*paths} - {*folders[folder]})
             left_out["hidden"] += [folder / entry for entry in sorted(hidden)]
             todo += [link for link in (Path(name, entry) for entry in below) if link.is_symlink()]
     left_out["can't be listed"] = [Path(error.filename).relative_to(root) for error in denied]

@@ -9,7 +9,9 @@ pictures, pixels = decode(path, pictures, preparation, bad)
 
 import math
 import os
+import re
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
@@ -21,11 +23,14 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from formats import is_huge
 from utils import InputError, listed, one_line, printable
 
 IMAGE_SIZE = 32  # pixels, to which pictures of different sizes, or above LARGE, are brought without --image_size
 LARGE = 64
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")  # others may run other programs
+FAINT = 16  # of 256 levels: pictures with less between their darkest and brightest pixel show nothing
+NO_DATA = 1e30  # values beyond it stand for "no data", as do NaN and the one that GDAL has written into a TIFF
+GDAL_NODATA = 42113  # a tag of TIFF
 
 
 class Picture(NamedTuple):
@@ -43,6 +48,8 @@ class Header(NamedTuple):
     transparent: bool
     deep_colour: bool  # 16 bits a colour
     extremes: tuple[float, ...]  # smallest and largest value of grey of more than 8 bits
+    gaps: bool  # whether some of these values stand for "no data"
+    pages: Sequence[tuple[int, int]]  # their sizes, if there are several
 
 
 class Preparation(NamedTuple):
@@ -102,24 +109,46 @@ def report_changes(
     low, high = preparation.grey_range
     deep_grey = [*compress(names, (header.extremes for header in headers))]
     note(path, f"more than 8 bits, grey of {low:g} to {high:g} becomes 0 to 255", deep_grey)
+    gaps = [*compress(names, (header.gaps for header in headers))]
+    note(path, f"values for no data (NaN, beyond {NO_DATA:g}, or GDAL's) become black or white", gaps)
+    pairs = [*zip(names, headers, strict=True)]
+    pages = [f"{name} ({len(header.pages)} pages)" for name, header in pairs if header.pages]
+    note(path, "with several pages, of which the first is used", pages)
+    thumbnails = [name for name, header in pairs if header.pages and max(header.pages) > header.pages[0]]
+    note(path, "whose first page is smaller than another, perhaps a thumbnail", thumbnails)
 
 
 def decode(
     path: Path, pictures: Sequence[Picture], preparation: Preparation, bad: dict[str, str]
 ) -> tuple[list[Picture], Tensor]:
     """The pictures that can be decoded, and their pixels (N, C, H, W); says which are left out or blank."""
-    _, size, channels, grey_range = preparation
+    _, *how = preparation
+    n = len(bad) + len(pictures)
     pixels = empty_pixels(path, len(pictures), preparation)
     decoded = []
     progress = tqdm(pictures, unit=" pictures", dynamic_ncols=True)
-    for picture, array in read_all(path, progress, lambda image: prepare(image, size, channels, grey_range), bad):
+    for picture, array in read_all(path, progress, lambda image: prepare(drafted(image, how[0]), *how), bad):
         pixels[len(decoded)] = array
         decoded.append(picture)
     pixels = pixels[: len(decoded)]
-    faint = np.ptp(pixels, (2, 3)).max(1) < 16
-    note(path, "left out, can't be read as a picture", sorted(bad))
-    note(path, "nearly the same colour everywhere", [picture.name for picture in compress(decoded, faint)])
+    if bad:
+        print(printable(f"{path}: left out, {can_not_be_read(bad, n)}"))
+    check_contrast(path, decoded, np.ptp(pixels, (2, 3)).max(1) < FAINT)
     return decoded, torch.from_numpy(pixels)
+
+
+def check_contrast(path: Path, pictures: Sequence[Picture], faint: Sequence[bool]) -> None:
+    """Print which pictures show nothing; InputError if they are more than half of all, or a whole class."""
+    names = [picture.name for picture in compress(pictures, faint)]
+    note(path, "nearly the same colour everywhere", names)
+    sizes = Counter(picture.label for picture in pictures)
+    found = Counter(picture.label for picture in compress(pictures, faint))
+    whole = [label for label in found if found[label] == sizes[label]]
+    if whole or 2 * len(names) > len(pictures):
+        classes = f", all of class {listed(whole, 5)}" if whole else ""
+        what = f"{len(names):,} of {len(pictures):,} pictures have nearly the same colour everywhere{classes}"
+        why = "NaN is black, and of 16 bits a colour only the upper 8 are read"
+        raise InputError(f"{path}: {what}: there is nothing to learn from them ({why}), look at {names[0]}")
 
 
 def empty_pixels(path: Path, n: int, preparation: Preparation) -> np.ndarray:
@@ -144,22 +173,38 @@ def read_all(path: Path, pictures: Collection[Picture], read: Callable, bad: dic
             with warnings.catch_warnings(action="ignore"), picture.open() as image:
                 value = read(image)
         except Exception as error:  # at a damaged file decoders raise whatever they run into
-            bad[picture.name] = one_line(error)
+            bad[picture.name] = re.sub(r" \(.*\)$", "", one_line(error))  # such as how many bytes are missing
         else:
             yield picture, value
-    if 100 * len(bad) > n:
-        names = listed([f"{name} ({reason})" for name, reason in sorted(bad.items())], 100)
-        raise InputError(f"{path}: {len(bad)} of {n:,} can't be read as pictures, mend or remove them: {names}")
+    most = max(3, n // 100)
+    if not path.exists():
+        raise InputError(f"{path} is gone, it was there at first: put it back")
+    if len(bad) > most or len(bad) == n:
+        more = f"{len(bad) - most:,} more than may be left out" if len(bad) > most else "which is all"
+        raise InputError(f"{path}: {can_not_be_read(bad, n)}; {more}: mend or remove them")
+
+
+def can_not_be_read(bad: dict[str, str], n: int) -> str:
+    """How many of n pictures, and for each of the most frequent reasons the first names."""
+    names = defaultdict(list)
+    for name, reason in sorted(bad.items()):
+        names[reason].append(name)
+    reasons = sorted(names, key=lambda reason: -len(names[reason]))
+    each = [f"{len(names[reason]):,} {reason} ({listed(names[reason], 10)})" for reason in reasons]
+    return f"{len(bad):,} of {n:,} can't be read as pictures: {listed(each, 5)}"
 
 
 def read_header(image: Image.Image) -> Header:
     """What is known of a picture without decoding it; of grey of more than 8 bits also its extremes."""
-    extremes = ()
+    pages = page_sizes(image)  # before decoding, which closes the file
+    extremes, gaps = (), False
     if image.mode[0] in "IF":
         values = np.asarray(image, np.float64)
-        values = values[np.isfinite(values)]
-        if values.size:
-            extremes = (float(values.min()), float(values.max()))
+        valid = np.abs(values) < NO_DATA  # not NaN either
+        valid &= values != float(getattr(image, "tag_v2", {}).get(GDAL_NODATA, "nan").strip(" \0") or "nan")
+        gaps = not valid.all()
+        if valid.any():
+            extremes = (float(values[valid].min()), float(values[valid].max()))
     sixteen_bits = ";16" in str(getattr(image, "tile", ""))
     exif = Image.Image.getexif(image)  # a PNG's own would read all of it; Pillow turns the size of a TIFF itself
     on_its_side = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -167,9 +212,29 @@ def read_header(image: Image.Image) -> Header:
         size=image.size[::-1] if on_its_side else image.size,
         grey=Image.getmodebase(image.mode) == "L",
         transparent=image.has_transparency_data,
-        deep_colour=sixteen_bits and not extremes,
+        deep_colour=sixteen_bits and image.mode[0] not in "IF",
         extremes=extremes,
+        gaps=gaps,
+        pages=pages,
     )
+
+
+def page_sizes(image: Image.Image) -> list[tuple[int, int]]:
+    """The sizes of a TIFF's pages, if it has several; the first one stays the one that is read."""
+    sizes = []
+    if image.format == "TIFF":
+        for page in range(image.n_frames if image.n_frames > 1 else 0):
+            image.seek(page)
+            sizes.append(image.size)
+        image.seek(0)
+    return sizes
+
+
+def drafted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A JPEG that is too large to be decoded as a whole, decoded at a fraction of its size; others as they are."""
+    if is_huge(image):
+        image.draft(None, (3 * max(size),) * 2)
+    return image
 
 
 def prepare(image: Image.Image, image_size: tuple[int, int], channels: int, grey_range: tuple[float, float]) -> Tensor:

@@ -87,6 +87,17 @@ def smallest(finalists: Sequence[dict], noise: float) -> dict:
     return min(good, key=lambda row: (row["parameters"], row["child"]))
 
 
+def print_rare_class(data: Data, noise: float) -> None:
+    """Print which class has so few of the validation images that the accuracy says nothing about it."""
+    sizes = data.held_out.labels.bincount(minlength=data.num_classes)
+    few, least, n = sizes.min().item(), sizes.argmin().item(), len(data.held_out.labels)
+    rare = few < n / data.num_classes / 2  # of many classes each has few
+    if rare and (few < 10 or few / n < 2 * noise):
+        name = data.preparation.classes[least] if data.preparation else least
+        found = "whether it is found shows in the recall of --mode evaluate only"
+        print(f"rarest class        {name}, {few:,} of the {n:,} validation images: {found}")
+
+
 def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], clock: utils.Clock) -> None:
     """Print what a search found, what it cost, and how to go on."""
     args, data = run.args, run.data
@@ -106,6 +117,7 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     print(f"each training       {steps} steps of {batch_size} images")
     same = f"always the same class gives {data.held_out.labels.bincount().max().item() / n:.2%}"
     print(f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; {same}")
+    print_rare_class(data, noise)
     print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
     if finalists:
         network = NETWORK.format(both="", **smallest(finalists, noise))

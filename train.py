@@ -278,7 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
             importlib.import_module(module)  # here, because worker processes import this file
         generate(args) if args.mode == "generate" else evaluate(args)
     except (utils.InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
-        print(f"train.py: {utils.printable(utils.explained(error, args.run_dir))}", file=sys.stderr)
+        print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         again = "the same command goes on from here" if args.mode == "generate" else "what was written is whole"

@@ -30,6 +30,9 @@ VERSION = "1.1.0"
 class InputError(Exception):
     """Something the user can put right; shown as one line, exit code 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 REMEDIES = dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder should be, choose another path")
 REMEDIES[errno.ENOENT] = "restore it, or choose another path"
@@ -60,7 +63,12 @@ UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-
 
 def printable(text: object) -> str:
     """A text in which what would move a terminal's cursor, or is no Unicode, is written out."""
-    return re.sub(UNPRINTABLE, lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return re.sub(UNPRINTABLE, lambda found: written_out(found[0]), str(text))
+
+
+def written_out(char: str) -> str:
+    """A character as Python writes it: \\n for a new line."""
+    return char.encode("unicode_escape").decode()
 
 
 def listed(names: Sequence, most: int) -> str:

@@ -23,12 +23,14 @@ def expand(pattern: str) -> list[str]:
 
 def write(root: Path, *patterns: str, n: int = 4) -> Path:
     """Files of these names; n pictures in each folder whose name ends with a slash."""
-    image = Image.effect_noise((4, 4), 200)
     for name in itertools.chain(*map(expand, patterns)):
         files = [f"{name}{i}.png" for i in range(n)] if name.endswith("/") else [name]
         for file in files:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
-            image.save(root / file) if file.endswith(".png") else (root / file).write_text("0 0.5 0.5 1 1")
+            if file.endswith(".png"):
+                Image.effect_noise((4, 4), 200).save(root / file)
+            else:
+                (root / file).write_text("0 0.5 0.5 1 1")
     return root
 
 
@@ -66,13 +68,15 @@ def test_parts_and_classes_under_other_peoples_names(tmp_path, capsys, folders, 
 
 def test_the_classes_of_a_part_are_those_of_its_folders(tmp_path):
     root = write(tmp_path, "{cat,dog}/{train,test}/")
-    for name, color in (("cat", 10), ("dog", 200)):
-        for file in (root / name).rglob("*.png"):
-            Image.new("L", (4, 4), color + 40 * ("test" in file.parts)).save(file)
+    for name, shade in (("cat", 10), ("dog", 160)):
+        for i, file in enumerate((root / name).rglob("*.png")):
+            image = Image.new("L", (4, 4), shade + 40 * ("test" in file.parts))
+            image.putpixel((3, 3), 255 - i)
+            image.save(file)
     train, val, test, preparation = own_images(root, None)
     assert preparation.classes == ("cat", "dog")
-    for part, colors in ((train, (10, 200)), (val, (10, 200)), (test, (50, 240))):
-        assert part.pixels[:, 0, 0, 0].tolist() == [colors[label] for label in part.labels]
+    for part, shades in ((train, (10, 160)), (val, (10, 160)), (test, (50, 200))):
+        assert part.pixels[:, 0, 0, 0].tolist() == [shades[label] for label in part.labels]
 
 
 UNCLEAR = [  # folders, what the line must name

@@ -34,8 +34,9 @@ PAGE = (ROOT / "docs" / "own_data.md").read_text()
 CLASSES = ("cat", "dog", "owl")
 
 
-def noise(i: int, size: int = 8) -> np.ndarray:
-    return np.random.default_rng(i).integers(0, 256, (size, size), dtype=np.uint8)
+def noise(i: int, size: int | tuple[int, ...] = 8) -> np.ndarray:
+    shape = (size, size) if isinstance(size, int) else size
+    return np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
 
 
 def write(root: Path, n: int = 6, classes=CLASSES, size: int = 8) -> Path:
@@ -77,7 +78,7 @@ def test_the_usual_names_of_parts_are_known_in_any_case(tmp_path, names, capsys)
     arrays = {
         f"{name}_{kind}": value
         for name, n in zip(names, (30, 6, 9), strict=True)
-        for kind, value in (("images", np.zeros((n, 8, 8), np.uint8)), ("labels", np.arange(n) % 3))
+        for kind, value in (("images", noise(n, (n, 8, 8))), ("labels", np.arange(n) % 3))
     }
     np.savez(tmp_path / "set.NPZ.npz", **arrays, extra_images=np.zeros(3))
     (tmp_path / "set.NPZ.npz").rename(tmp_path / "set.NPZ")
@@ -174,7 +175,7 @@ def test_classes_are_in_the_order_of_numbers(tmp_path):
     assert own_images(write(tmp_path / "set", 3, names), None)[3].classes == tuple(names)
     for i, labels in enumerate((range(-2, 10), [f"c{i}" for i in range(12)], [f"c{i}".encode() for i in range(12)])):
         file = tmp_path / f"{i}.npz"
-        np.savez(file, train_images=np.zeros((48, 8, 8), np.uint8), train_labels=[*labels][::-1] * 4)
+        np.savez(file, train_images=noise(0, (48, 8, 8)), train_labels=[*labels][::-1] * 4)
         train, *_, preparation = own_images(file, None)
         assert preparation.classes == tuple(x.decode() if isinstance(x, bytes) else str(x) for x in labels)
         assert train.labels.bincount().tolist() == [2] * 12
@@ -209,9 +210,11 @@ def test_deep_grey_has_one_scale_for_the_whole_set(tmp_path, name, capsys):
     assert (found - stretched).abs().flatten().sort().values[: -1 - 9 * (1 - darkest)].max() < 8
     assert capsys.readouterr().out.count("more than 8 bits, grey of") == 1
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(root / "cat" / "flat.png")
-    own_images(root, None)
-    faint = 10 if name == "warm.tif" else 1  # where black makes the range of the set a hundred times wider
-    assert f"nearly the same colour everywhere ({faint}): cat/" in capsys.readouterr().out
+    if name == "warm.tif":  # where black makes the range of the set a hundred times wider
+        assert "10 of 10 pictures have nearly the same colour everywhere, all of class cat, dog, owl" in refused(root)
+    else:
+        own_images(root, None)
+    assert f"nearly the same colour everywhere ({10 if name == 'warm.tif' else 1}): cat/" in capsys.readouterr().out
 
 
 def test_colours_of_16_bits_are_named(tmp_path, capsys):
@@ -230,18 +233,16 @@ def test_colours_of_16_bits_are_named(tmp_path, capsys):
 
 
 def test_what_is_transparent_is_grey_whatever_its_hidden_colour(tmp_path, capsys):
-    root = tmp_path / "icons"
-    shape = np.zeros((8, 8), np.uint8)
-    shape[2:6, 2:6] = 255
+    root, expected = tmp_path / "icons", []
     for name, ink in (("black", 0), ("white", 255)):
         (root / name).mkdir(parents=True)
         for i, hidden in enumerate((0, 255, 7)):
+            shape = np.zeros((8, 8), np.uint8)
+            shape[2 + i : 6, 2:6] = 255
             grey = np.where(shape > 0, ink, hidden).astype(np.uint8)
             Image.fromarray(np.stack([grey, shape], 2), "LA").save(root / name / f"{i}.png")
-    pixels = everything(root)
-    assert sorted({image.numpy().tobytes() for image in pixels}) == sorted(
-        np.where(shape > 0, ink, 128).astype(np.uint8).tobytes() for ink in (0, 255)
-    )
+            expected.append(np.where(shape > 0, ink, 128).astype(np.uint8).tobytes())
+    assert sorted(image.numpy().tobytes() for image in everything(root)) == sorted(expected)
     said = capsys.readouterr().out
     assert "with an alpha channel, what is transparent becomes grey (6): black/0.png" in said and "same" not in said
 
@@ -264,16 +265,31 @@ def test_pictures_without_anything_special_stay_as_they_are():
 # --- what can't be used -------------------------------------------------------------------------------------------
 
 
-def test_a_few_bad_pictures_of_many_are_skipped_and_more_stop_with_all_their_names(tmp_path, capsys):
-    root = write(tmp_path / "set", 70)
-    (root / "cat" / "007.png").write_bytes((root / "cat" / "007.png").read_bytes()[:60])
-    (root / "dog" / "008.png").write_text("hello")
-    assert sum(sizes(root)) == 208
-    assert "left out, can't be read as a picture (2): cat/007.png, dog/008.png" in capsys.readouterr().out
-    (root / "owl" / "009.png").write_bytes(b"")
+def test_three_bad_pictures_are_left_out_and_more_stop_with_all_their_names(tmp_path, capsys):
+    root = write(tmp_path / "set", 10)
+    bad = [root / "cat" / "007.png", root / "dog" / "008.png", root / "owl" / "009.png", root / "owl" / "008.png"]
+    bad[0].write_bytes(bad[0].read_bytes()[:60])
+    bad[1].write_text("hello")
+    bad[2].write_bytes(b"")
+    assert sum(sizes(root)) == 27
+    left_out = "left out, 3 of 30 can't be read as pictures: "
+    assert left_out in (said := capsys.readouterr().out)
+    for part in ("1 an empty file (owl/009.png)", "1 text (dog/008.png)", "1 image file is truncated (cat/007.png)"):
+        assert part in said
+    bad[3].write_bytes(b"")
     message = refused(root)
-    assert "3 of 210 can't be read" in message
-    assert all(name in message for name in ("cat/007.png", "dog/008.png", "owl/009.png"))
+    assert "4 of 30 can't be read as pictures: 2 an empty file (owl/008.png, owl/009.png), 1 " in message
+    assert "1 more than may be left out: mend or remove them" in message
+    assert "cat/007.png" in message and "dog/008.png" in message
+
+
+def test_of_a_large_set_one_in_a_hundred_may_be_bad(tmp_path):
+    root = write(tmp_path / "set", 140, size=4)
+    for i in range(4):
+        (root / "cat" / f"{i:03}.png").write_bytes(b"")
+    assert sum(sizes(root)) == 416
+    (root / "cat" / "004.png").write_bytes(b"")
+    assert "5 of 420 can't be read" in refused(root)
 
 
 @pytest.mark.parametrize("labels", [np.array([{}] * 9, object), np.array(["a", None, 3] * 3, object)])

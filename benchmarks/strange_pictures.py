@@ -1,0 +1,546 @@
+"""Strange sets of pictures, labels and files, for `python -m benchmarks.strange_inputs`."""
+
+import csv
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.strange_inputs import Outcome, evaluated, noise, program, strange, write
+
+# --- the same picture twice ---------------------------------------------------------------------------------------
+
+
+@strange(0, r"30 of 30 test pictures")
+def copied_test(root: Path) -> Outcome:
+    """twice: the test part is a copy of the training part"""
+    write(root / "set" / "train")
+    shutil.copytree(root / "set" / "train", root / "set" / "test")
+    return evaluated(root)
+
+
+@strange(0, r"30 of 30 test pictures")
+def copied_arrays(root: Path) -> Outcome:
+    """twice: the same in an .npz file"""
+    images, labels = noise("arrays", (30, 8, 8)), np.arange(30) % 2
+    np.savez(root / "set.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return program(root, "--dataset", "set.npz")
+
+
+@strange(0, r"same picture.*180|180.*(same|equal)")
+def four_times(root: Path) -> Outcome:
+    """twice: each picture four times in its class"""
+    write(root / "set", 30)
+    for file in list((root / "set").rglob("*.png")):
+        for copy in "abc":
+            shutil.copy(file, file.with_stem(file.stem + copy))
+    return program(root)
+
+
+@strange(0, r"(equal|same) picture.*dog/cat000\.png")
+def two_labels(root: Path) -> Outcome:
+    """twice: the same picture in two classes"""
+    write(root / "set")
+    shutil.copy(root / "set/cat/cat000.png", root / "set/dog/cat000.png")
+    return program(root)
+
+
+@strange(0, r"(equal|same) picture.*16")
+def links(root: Path) -> Outcome:
+    """twice: links to pictures of two classes as a third one"""
+    write(root / "set")
+    (root / "set/both").mkdir()
+    for i in range(8):
+        for name in ("cat", "dog"):
+            (root / f"set/both/{name}{i}.png").symlink_to(root / f"set/{name}/{name}{i:03}.png")
+    return program(root)
+
+
+# --- names of parts, and where the classes are --------------------------------------------------------------------
+
+PARTS = r"2 classes \(cat, dog\)"
+
+
+@strange(0, PARTS)
+def suffixed_parts(root: Path) -> Outcome:
+    """parts: training_set and test_set"""
+    write(root / "set/training_set")
+    write(root / "set/test_set")
+    return program(root)
+
+
+@strange(0, PARTS)
+def prefixed_parts(root: Path) -> Outcome:
+    """parts: seg_train/seg_train, seg_test/seg_test, and seg_pred without classes"""
+    write(root / "set/seg_train/seg_train")
+    write(root / "set/seg_test/seg_test")
+    write(root / "set/seg_pred", 3, ("seg_pred",))
+    return program(root)
+
+
+@strange(2, r"batch1")
+def batches(root: Path) -> Outcome:
+    """parts: batch1 and batch2 with the same classes"""
+    write(root / "set/batch1")
+    write(root / "set/batch2")
+    return program(root)
+
+
+@strange(2, r"fold0")
+def folds(root: Path) -> Outcome:
+    """parts: fold0 to fold2 with the same classes"""
+    for i in range(3):
+        write(root / f"set/fold{i}")
+    return program(root)
+
+
+@strange((0, 2), r"animals.*(cat|below|folders)")
+def groups(root: Path) -> Outcome:
+    """parts: animals and plants, each with two classes"""
+    write(root / "set/animals")
+    write(root / "set/plants", classes=("oak", "elm"))
+    return program(root)
+
+
+@strange(0, r"24 .*6 for the test$")
+def classes_first(root: Path) -> Outcome:
+    """parts: train and test inside each class"""
+    for name in ("cat", "dog"):
+        write(root / "set" / name, 17, ("train",))
+        write(root / "set" / name, 3, ("test",))
+    return program(root)
+
+
+@strange(0, PARTS)
+def other_names(root: Path) -> Outcome:
+    """parts: train, val1 and Eval"""
+    write(root / "set/train")
+    write(root / "set/val1", 4)
+    write(root / "set/Eval", 4)
+    return program(root)
+
+
+@strange(0, PARTS)
+def part_in_itself(root: Path) -> Outcome:
+    """parts: train inside train"""
+    write(root / "set/train/train")
+    write(root / "set/test/test", 4)
+    return program(root)
+
+
+@strange(0, PARTS)
+def upper_and_lower_case(root: Path) -> Outcome:
+    """parts: Cat in training, cat in the test"""
+    write(root / "set/train", classes=("Cat", "dog"))
+    write(root / "set/test", 4)
+    return program(root)
+
+
+@strange((0, 2), r"2 classes \(cat, dog\)|cat ")
+def space_in_a_name(root: Path) -> Outcome:
+    """parts: a class whose name ends with a space in one of them"""
+    write(root / "set/train", classes=("cat ", "dog"))
+    write(root / "set/test", 4)
+    return program(root)
+
+
+@strange(0, "2 classes")
+def two_ways_of_an_accent(root: Path) -> Outcome:
+    """parts: an accent that is composed in one of them and not in the other"""
+    write(root / "set/train", classes=("caf\u00e9", "dog"))
+    write(root / "set/test", 4, classes=("cafe\u0301", "dog"))
+    return program(root)
+
+
+@strange(2, r"--dataset \S*set/pictures")
+def one_level_too_deep(root: Path) -> Outcome:
+    """levels: pictures/ with the classes"""
+    write(root / "set/pictures")
+    return program(root)
+
+
+@strange((0, 2), r"set/dataset")
+def parts_one_level_too_deep(root: Path) -> Outcome:
+    """levels: dataset/train and dataset/test"""
+    write(root / "set/dataset/train")
+    write(root / "set/dataset/test", 4)
+    return program(root)
+
+
+@strange(2, r"images.*(\blabels|boxes|detection|--dataset)")
+def boxes(root: Path) -> Outcome:
+    """levels: images/train, images/val and labels/ of boxes"""
+    for part in ("train", "val"):
+        write(root / "set/images", 10, (part,))
+        (root / f"set/labels/{part}").mkdir(parents=True)
+        (root / f"set/labels/{part}/{part}000.txt").write_text("0 0.5 0.5 1 1\n")
+    return program(root)
+
+
+@strange(2, r"images.*(\blabels|boxes|detection|--dataset)")
+def boxes_in_parts(root: Path) -> Outcome:
+    """levels: train/images and train/labels of boxes"""
+    for part in ("train", "valid"):
+        write(root / "set" / part, 10, ("images",))
+        (root / f"set/{part}/labels").mkdir()
+        (root / f"set/{part}/labels/images000.txt").write_text("0 0.5 0.5 1 1\n")
+    return program(root)
+
+
+# --- labels in tables and arrays ----------------------------------------------------------------------------------
+
+
+def flat(folder: Path, n: int = 30) -> list[tuple[str, str]]:
+    """Pictures in one folder, and the rows of a table of their labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.fromarray(noise((folder.name, i))).save(folder / f"{i:03}.png")
+    return [(f"{i:03}.png", ("cat", "dog")[i % 2]) for i in range(n)]
+
+
+def table(file: Path, rows: list[tuple], header: tuple = ("file_name", "label")) -> None:
+    with file.open("w", newline="") as opened:
+        csv.writer(opened).writerows([header, *rows])
+
+
+@strange(0, PARTS)
+def table_beside(root: Path) -> Outcome:
+    """table: images/ and labels.csv"""
+    table(root / "set" / "labels.csv", flat(root / "set/images"))
+    return program(root)
+
+
+@strange(0, PARTS)
+def table_among(root: Path) -> Outcome:
+    """table: pictures and metadata.csv in one folder"""
+    table(root / "set" / "metadata.csv", flat(root / "set"))
+    return program(root)
+
+
+@strange(0, PARTS)
+def table_of_each_part(root: Path) -> Outcome:
+    """table: train/, test/ and a table of each"""
+    for part in ("train", "test"):
+        table(root / "set" / f"{part}.csv", flat(root / "set" / part))
+    return program(root)
+
+
+@strange(2, r"several|two labels|multi")
+def table_of_many_labels(root: Path) -> Outcome:
+    """table: two columns of labels"""
+    rows = flat(root / "set/images")
+    table(root / "set" / "labels.csv", [(*row, "red") for row in rows], ("file_name", "label", "class"))
+    return program(root)
+
+
+@strange(2, r"cat")
+def labels_in_file_names(root: Path) -> Outcome:
+    """table: cat.0.png and dog.0.png in one folder, no table"""
+    (root / "set").mkdir()
+    for i in range(30):
+        Image.fromarray(noise(i)).save(root / "set" / f"{('cat', 'dog')[i % 2]}.{i}.png")
+    return program(root)
+
+
+def arrays(root: Path, **changed: np.ndarray) -> Outcome:
+    """The program on an .npz file, in which some arrays are changed, or others if they have other names."""
+    usual = {"train_images": noise("arrays", (30, 8, 8)), "train_labels": np.arange(30) % 2}
+    np.savez(root / "set.npz", **(changed if "x_train" in changed else usual | changed))
+    return program(root, "--dataset", "set.npz")
+
+
+@strange(0, r"0 to 1|float")
+def floats(root: Path) -> Outcome:
+    """arrays: floats from 0 to 1"""
+    return arrays(root, train_images=(noise("arrays", (30, 8, 8)) / 255).astype(np.float32))
+
+
+@strange(0, r"one-hot|2 classes")
+def one_hot(root: Path) -> Outcome:
+    """arrays: labels as one-hot rows"""
+    return arrays(root, train_labels=np.eye(2)[np.arange(30) % 2])
+
+
+@strange(0, r"8 x 8 RGB")
+def channels_first(root: Path) -> Outcome:
+    """arrays: channels before height and width"""
+    return arrays(root, train_images=noise("arrays", (30, 3, 8, 8)))
+
+
+@strange(0, r"2 classes")
+def other_keys(root: Path) -> Outcome:
+    """arrays: x_train, y_train, x_test, y_test"""
+    images, labels = noise("arrays", (40, 8, 8)), np.arange(40) % 2
+    return arrays(root, x_train=images[:30], y_train=labels[:30], x_test=images[30:], y_test=labels[30:])
+
+
+# --- what is in a picture -----------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep(root: Path, most: int) -> Outcome:
+    """The program on colours of 16 bits that are at most so large; Pillow can't write them."""
+    for file in write(root / "set").rglob("*.png"):
+        colours = (noise(file.name).astype(np.uint32) * most // 255).astype(">u2")
+        rows = b"".join(b"\0" + row.tobytes() for row in colours)
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0))
+        file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return program(root)
+
+
+@strange((0, 2), r"12 of|4,?095|16 bits a colour only the upper 8")
+def twelve_bits(root: Path) -> Outcome:
+    """depth: colours of 16 bits of which 12 are used"""
+    return deep(root, 4095)
+
+
+@strange((0, 2), r"lower 8|0 to 255|16 bits a colour only the upper 8")
+def eight_bits(root: Path) -> Outcome:
+    """depth: colours of 16 bits of which 8 are used"""
+    return deep(root, 255)
+
+
+def grey_floats(root: Path, change) -> Outcome:
+    """The program on TIFF files of floats, each changed."""
+    for i, file in enumerate(write(root / "set", suffix="tif").rglob("*.tif")):
+        grey = noise(file.name, (30, 40)).astype(np.float32)
+        change(i, grey)
+        Image.fromarray(grey).save(file)
+    return program(root)
+
+
+@strange(2, r"same colour everywhere|blank|no number")
+def not_a_number(root: Path) -> Outcome:
+    """depth: nothing but NaN"""
+    return grey_floats(root, lambda i, grey: grey.fill(np.nan))
+
+
+@strange(0, r"grey of 0 to 255")
+def no_data(root: Path) -> Outcome:
+    """depth: one value of -3.4e38 for no data"""
+
+    def change(i: int, grey: np.ndarray) -> None:
+        grey[0, 0] = -3.4028235e38 if i == 0 else grey[0, 0]
+
+    return grey_floats(root, change)
+
+
+def pages(root: Path, *sizes: tuple[int, int]) -> Outcome:
+    for file in write(root / "set", suffix="tif").rglob("*.tif"):
+        first, *rest = (Image.fromarray(noise((file.name, i), size)) for i, size in enumerate(sizes))
+        first.save(file, save_all=True, append_images=rest)
+    return program(root)
+
+
+@strange(0, r"\b20 pages")
+def twenty_pages(root: Path) -> Outcome:
+    """pages: TIFF files with twenty pictures"""
+    return pages(root, *[(30, 40)] * 20)
+
+
+@strange(0, r"\b3 pages")
+def a_page_for_each_channel(root: Path) -> Outcome:
+    """pages: three for three channels"""
+    return pages(root, *[(30, 40)] * 3)
+
+
+@strange(0, r"smaller|thumbnail")
+def thumbnail_first(root: Path) -> Outcome:
+    """pages: a thumbnail before the picture"""
+    return pages(root, (15, 20), (30, 40))
+
+
+@strange(2, r"same colour everywhere|blank")
+def blank(root: Path) -> Outcome:
+    """blank: all pictures of a class"""
+    for file in (write(root / "set") / "cat").iterdir():
+        Image.new("RGB", (40, 30), "white").save(file)
+    return program(root)
+
+
+# --- formats that are not read, and files that are none -----------------------------------------------------------
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+@strange(2, r"30 .*HEIC.*pillow-heif|can't be read")
+def heic(root: Path) -> Outcome:
+    """format: HEIC only"""
+    for file in list(write(root / "set").rglob("*.png")):
+        file.rename(file.with_suffix(".HEIC")).write_bytes(HEIC)
+    return program(root)
+
+
+@strange(2, r"HEIC")
+def a_class_in_heic(root: Path) -> Outcome:
+    """format: one class of three in HEIC"""
+    for file in list((write(root / "set", classes=("cat", "dog", "owl")) / "owl").iterdir()):
+        file.rename(file.with_suffix(".heic")).write_bytes(HEIC)
+    return program(root)
+
+
+@strange(0, PARTS)
+def avif(root: Path) -> Outcome:
+    """format: AVIF"""
+    write(root / "set", suffix="avif")
+    return program(root)
+
+
+@strange(0, PARTS)
+def jpeg_2000(root: Path) -> Outcome:
+    """format: JPEG 2000"""
+    write(root / "set", suffix="jp2")
+    return program(root)
+
+
+@strange(2, r"JPEG XL")
+def jpeg_xl(root: Path) -> Outcome:
+    """format: JPEG XL only"""
+    for file in list(write(root / "set").rglob("*.png")):
+        file.rename(file.with_suffix(".jxl")).write_bytes(b"\xff\x0a" + bytes(50))
+    return program(root)
+
+
+def one_of(root: Path, n: int, content: bytes | None, name: str = "bad.jpg") -> Outcome:
+    """The program on so many pictures and one more file, which is made before if it has no content."""
+    write(root / "set", n // 2)
+    if content is not None:
+        (root / "set/cat" / name).write_bytes(content)
+    return program(root)
+
+
+def wide(file: Path, width: int, height: int, **options: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (width, height), 77).save(file, **options)
+
+
+@strange(0, r"HEIC")
+def heic_called_jpg(root: Path) -> Outcome:
+    """one bad file: a HEIC file called .jpg"""
+    return one_of(root, 30, HEIC)
+
+
+@strange(0, r"200 (million|megapixels)|20000 x 10000")
+def large_png(root: Path) -> Outcome:
+    """one bad file: a PNG of 200 megapixels among 30"""
+    wide(root / "set/cat/bad.png", 20_000, 10_000)
+    return one_of(root, 30, None)
+
+
+@strange(0, r"200 (million|megapixels)|20000 x 10000")
+def large_png_of_many(root: Path) -> Outcome:
+    """one bad file: a PNG of 200 megapixels among 200"""
+    wide(root / "set/cat/bad.png", 20_000, 10_000)
+    return one_of(root, 200, None)
+
+
+@strange(0, r"20000 x 10000")
+def large_jpeg(root: Path) -> Outcome:
+    """one bad file: a JPEG of 200 megapixels among 30"""
+    wide(root / "set/cat/bad.jpg", 20_000, 10_000)
+    return one_of(root, 30, None)
+
+
+@strange(0, r"left out.*bad\.jpg.*truncated|left out.*truncated.*bad\.jpg")
+def cut_off(root: Path) -> Outcome:
+    """one bad file: a JPEG that is cut off"""
+    wide(root / "set/cat/bad.jpg", 400, 300)
+    return one_of(root, 30, (root / "set/cat/bad.jpg").read_bytes()[:900])
+
+
+@strange(0, r"Git LFS")
+def pointer(root: Path) -> Outcome:
+    """one bad file: a pointer of Git LFS"""
+    return one_of(root, 30, b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+
+
+@strange(0, r"HTML|web page")
+def web_page(root: Path) -> Outcome:
+    """one bad file: a web page called .jpg"""
+    return one_of(root, 30, b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>")
+
+
+@strange(0, r"empty")
+def empty_file(root: Path) -> Outcome:
+    """one bad file: an empty one"""
+    return one_of(root, 30, b"")
+
+
+@strange(0, r"link")
+def broken_link(root: Path) -> Outcome:
+    """one bad file: a link to nothing"""
+    write(root / "set", 15)
+    (root / "set/cat/bad.png").symlink_to("gone.png")
+    return program(root)
+
+
+def odd_tiff(bits: int, bands: int, kind: int) -> bytes:
+    """A TIFF file of 4 x 4 pixels such as Pillow does not read."""
+    content = bytes(16 * bands * bits // 8)
+    tags = [(256, 4), (257, 4), (258, bits), (259, 1), (262, 1), (273, 8), (277, bands), (278, 4), (279, len(content))]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in [*tags, (339, kind)])
+    return b"II*\0" + struct.pack("<I", 8 + len(content)) + content + struct.pack("<H", 10) + entries + bytes(4)
+
+
+@strange(0, r"TIFF.*64|64.*TIFF")
+def double_precision(root: Path) -> Outcome:
+    """one bad file: a TIFF of float64"""
+    return one_of(root, 30, odd_tiff(64, 1, 3), "bad.tif")
+
+
+@strange(0, r"TIFF.*5|5.*TIFF")
+def five_bands(root: Path) -> Outcome:
+    """one bad file: a TIFF of five bands"""
+    return one_of(root, 30, odd_tiff(8, 5, 1), "bad.tif")
+
+
+@strange(2, r"10 of 40 .*7 more|7 .*more")
+def too_many(root: Path) -> Outcome:
+    """many bad files: ten of forty are empty"""
+    write(root / "set")
+    for i in range(10):
+        (root / f"set/cat/bad{i}.png").touch()
+    return program(root)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+@strange(0, r"^(?![\s\S]*Glyph)[\s\S]*recall")
+def chinese_names(root: Path) -> Outcome:
+    """names: classes in Chinese"""
+    write(root / "set", classes=("\u732b", "\u72ac"))
+    return evaluated(root)
+
+
+@strange(0, r"^(?![\s\S]*\x1b\[31)[\s\S]*cat\\n")
+def control_characters(root: Path) -> Outcome:
+    """names: a new line and an escape sequence"""
+    write(root / "set", classes=("cat\nand more", "dog\x1b[31m"))
+    (root / "set/dog\x1b[31m/no\npicture.txt").touch()
+    return evaluated(root)
+
+
+@strange(0, r"2 classes")
+def bytes_that_are_no_text(root: Path) -> Outcome:
+    """names: bytes that are no Unicode"""
+    write(root / "set", classes=(os.fsdecode(b"caf\xe9"), "dog"))
+    return evaluated(root)
+
+
+# --- classes of very different sizes ------------------------------------------------------------------------------
+
+
+@strange(0, r"owl.* 1 of|rare.*owl")
+def a_rare_class(root: Path) -> Outcome:
+    """rare: five pictures of a class among 600"""
+    write(root / "set", 300)
+    write(root / "set", 5, ("owl",))
+    return program(root)
