@@ -2,22 +2,18 @@
 
 import os
 import re
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
 
-import numpy as np
-from PIL import Image
-
-from folders import PART_OF, Tree, exact_part, find_classes, make_tree, natural, refuse_single_class, same_form, similar
+from arrays import read_npz
+from folders import Tree, exact_part, find_classes, make_tree, natural, refuse_single_class, same_form, similar
 from formats import open_picture, pictures_among
 from pictures import Picture, note
 from tables import Labelled, NotLabels, find_tables, read_tables
-from utils import InputError, listed, one_line, printable
+from utils import InputError, listed, printable
 
 RUNS = "a run of this program"
 SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "lost+found"}  # what systems leave in folders, beside hidden files
@@ -174,39 +170,3 @@ def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
             todo += [link for link in (Path(name, entry) for entry in below) if link.is_symlink()]
     left_out["can't be listed"] = [Path(error.filename).relative_to(root) for error in denied]
     return folders, left_out
-
-
-def read_npz(file: Path) -> list[Picture]:
-    """The pictures of a file in MedMNIST's layout: `train_images`, `train_labels`, perhaps those of val and test."""
-    arrays, unused, name = {}, [], "it"
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            for name in found.files:
-                part, _, kind = name.lower().rpartition("_")
-                key = PART_OF.get(part), kind
-                if part not in PART_OF or kind not in ("images", "labels") or key in arrays:
-                    unused.append(name)
-                else:
-                    arrays[key] = np.asarray(found[name])
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        reason = one_line(error) if zipfile.is_zipfile(file) else "it is cut off, or another kind of file"
-        if "pickle" in reason:  # numpy would tell the reader to load it all the same
-            reason = f"{name} holds Python objects, which may run code: save it as numbers or words, with .astype(str)"
-        raise InputError(f"{file} is no .npz file that can be read: {reason}") from None
-    note(file, "left out, not the images or labels of a part", unused)
-    pictures = []
-    for part in dict.fromkeys(("train", *(part for part, _ in arrays))):
-        if not arrays.keys() >= {(part, "images"), (part, "labels")}:
-            raise InputError(f"{file} needs both {part}_images and {part}_labels")
-        images, labels = arrays[part, "images"], arrays[part, "labels"]
-        if images.dtype != np.uint8 or images.shape[3:] not in ((), (1,), (3,)) or images.ndim < 3 or not images.size:
-            wanted = "uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-            raise InputError(f"{file}: {part}_images must be {wanted}, not {images.dtype} of shape {images.shape}")
-        if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iubUS":
-            wanted = f"a whole number or a word for each of the {len(images)} images"
-            raise InputError(f"{file}: {part}_labels must be {wanted}, not {labels.dtype} of shape {labels.shape}")
-        labels = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels.astype(str)
-        images = images[..., 0] if images.shape[3:] == (1,) else images
-        for i, label in enumerate(labels.reshape(-1).tolist()):
-            pictures.append(Picture(f"{part}_images[{i}]", partial(Image.fromarray, images[i]), label, part))
-    return pictures
