@@ -30,8 +30,6 @@ IMAGE_SIZE = 32  # pixels, to which pictures of different sizes, or above LARGE,
 LARGE = 64
 FAINT = 16  # of 256 levels: pictures with less between their darkest and brightest pixel show nothing
 NO_DATA = 1e30  # values beyond it stand for "no data", as do NaN and the one that GDAL has written into a TIFF
-
-
 GDAL_NODATA = 42113  # a tag of TIFF
 
 
@@ -66,7 +64,7 @@ class Preparation(NamedTuple):
 def note(path: Path, what: str, names: Sequence) -> None:
     """Print what holds for how many, and the names of the first, if there are any."""
     if names:
-        print(f"{path}: {what} ({len(names):,}): {listed(names, 5)}")
+        print(printable(f"{path}: {what} ({len(names):,}): {listed(names, 5)}"))
 
 
 def read_headers(path: Path, pictures: Collection[Picture], bad: dict[str, str]) -> tuple[list[Picture], list[Header]]:
@@ -101,7 +99,8 @@ def report_changes(
         by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
         small, large = ("{} x {}".format(*size) for size in (by_area[0], by_area[-1]))
         width, height = preparation.image_size
-        print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
+        resized = f"are resized to {width} x {height} (--image_size)"
+        print(printable(f"{path}: pictures of {small} to {large} pixels {resized}"))
     names = [picture.name for picture in pictures]
     transparent = [*compress(names, (header.transparent for header in headers))]
     note(path, "with an alpha channel, what is transparent becomes grey", transparent)
@@ -133,7 +132,7 @@ def decode(
         decoded.append(picture)
     pixels = pixels[: len(decoded)]
     if bad:
-        print(f"{path}: left out, {can_not_be_read(bad, n)}")
+        print(printable(f"{path}: left out, {can_not_be_read(bad, n)}"))
     check_contrast(path, decoded, np.ptp(pixels, (2, 3)).max(1) < FAINT)
     return decoded, torch.from_numpy(pixels)
 
