@@ -67,10 +67,12 @@ def path(text: str) -> Path:
 def dataset(text: str) -> str:
     """A flag's type: a built-in data set, or where the reader's own images are."""
     text = os.path.expanduser(text)
-    if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
+    there = Path(text)
+    if text in datasets.BUILT_IN or there.is_dir() or (there.is_file() and there.suffix.lower() in datasets.OWN_FILES):
         return text
-    own = "no file or folder of images (a folder with a folder of pictures for each class, or an .npz file)"
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and {own}")
+    what = "is no folder, and neither a .csv nor an .npz file" if there.exists() else "does not exist"
+    own = "your own images: a folder with a folder of pictures for each class, a .csv file of labels, or an .npz file"
+    raise argparse.ArgumentTypeError(f"{text!r} {what}; give one of {', '.join(datasets.BUILT_IN)}, or {own}")
 
 
 # --- a search -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -59,10 +58,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def printable(name: str) -> str:
-    """A name with control characters and what is no Unicode written out: terminals obey them, JSON refuses them."""
-    special = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode
-    return "".join(written_out(char) if unicodedata.category(char) in special else char for char in name)
+UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: object) -> str:
+    """A text in which what would move a terminal's cursor, or is no Unicode, is written out."""
+    return re.sub(UNPRINTABLE, lambda found: written_out(found[0]), str(text))
 
 
 def written_out(char: str) -> str:
@@ -72,7 +73,7 @@ def written_out(char: str) -> str:
 
 def listed(names: Sequence, most: int) -> str:
     """The first names, and dots if there are more."""
-    return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
+    return ", ".join(map(printable, names[:most])) + ", ..." * (len(names) > most)
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
