@@ -6,7 +6,6 @@ data = search_data("pictures", Path("data"))  # a folder of pictures, one folder
 
 import gzip
 import hashlib
-import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -17,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layouts import PARTS, find_pictures, natural
+from folders import PARTS, natural
+from layouts import find_pictures
 from pictures import Header, Picture, Preparation, choose_preparation, decode, note, read_headers, report_changes
+from tables import is_standard
 from utils import InputError, listed, one_line, printable, write_atomically
 
 BUILT_IN = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
+OWN_FILES = (".csv", ".npz")  # what the reader's own images may be, beside a folder
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_LAYOUT = f"it needs train/ and test/, each with a folder of pictures for {', '.join(CIFAR10_CLASSES)}"
@@ -107,7 +109,13 @@ def check_cifar10(name: str, folder: Path, train: Images, test: Images, preparat
 
 def short_name(dataset: str) -> str:
     """What run folders and titles call a data set: the name of a built-in one, or of the folder or file."""
-    return dataset if dataset in BUILT_IN else printable(re.sub(r"(?i)\.npz$", "", Path(dataset).resolve().name))
+    if dataset in BUILT_IN:
+        return dataset
+    path = Path(dataset).resolve()
+    if path.suffix.lower() in OWN_FILES and not path.is_dir():
+        generic = path.suffix.lower() == ".csv" and is_standard(path.stem)  # as labels.csv: what its folder is called
+        path = path.parent if generic else path.with_suffix("")
+    return printable(path.name)
 
 
 def fingerprint(data: Data) -> str:
@@ -247,7 +255,7 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     n = "{:,} to train on, {:,} for validation, {:,} for the test".format(*map(len, indices))
     width, height = preparation.image_size
     kind = f"{width} x {height} {'grey' if preparation.channels == 1 else 'RGB'} pixels"
-    print(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}{fifth}")
+    print(printable(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}{fifth}"))
     return train, val, test, preparation
 
 
@@ -296,7 +304,8 @@ def report_repeated(path: Path, part: str, images: Images, *others: Images) -> N
     if repeated := count_repeated(images, *others):
         n = len(images.labels)
         so = "says nothing" if repeated == n else "is too high"
-        print(f"{path}: {repeated:,} of {n:,} {part} pictures are in the training part too: the {part} accuracy {so}")
+        copies = f"{repeated:,} of {n:,} {part} pictures are in the training part too"
+        print(printable(f"{path}: {copies}: the {part} accuracy {so}"))
 
 
 def check_distinct(path: Path, pictures: Sequence[Picture], digests: Sequence[int]) -> None:

@@ -75,9 +75,8 @@ def read_flags(args: argparse.Namespace) -> Evaluation:
     same_images = chosen.searched if chosen.found else {}
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, same_images)
     recipe = final_recipe(args, chosen.searched, data)
-    architecture, suffix = chosen.architecture, chosen.suffix
+    architecture, suffix = chosen.architecture.widened(args.extra_filters), chosen.suffix
     if args.extra_filters:
-        architecture = architecture.widened(args.extra_filters)
         suffix += f"-{args.extra_filters}_more_filters"
     return Evaluation(args, architecture, suffix, chosen.searched, data, recipe, device)
 
@@ -305,8 +304,8 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
 def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
     """Whether a search with these settings used this data set; a folder may be called MNIST."""
     pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
-    same_name = settings.get("dataset") == datasets.short_name(args.dataset)
-    return same_name and bool(settings.get("images")) == (pictures is not None)
+    same_kind = bool(settings.get("images")) == (pictures is not None)
+    return settings.get("dataset") == datasets.short_name(args.dataset) and same_kind
 
 
 def short_text(architecture: Architecture) -> str:

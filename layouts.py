@@ -1,70 +1,152 @@
-"""Where the reader's own pictures are, and of which class and part: folders of classes, or an .npz file."""
+"""Where the reader's own pictures are, and of which class and part: folders of classes, a table, or an .npz file."""
 
 import os
 import re
-import zipfile
-import zlib
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
-import numpy as np
-from PIL import Image
-
+from arrays import read_npz
+from folders import Tree, exact_part, find_classes, make_tree, natural, refuse_single_class, same_form, similar
 from formats import open_picture, pictures_among
 from pictures import Picture, note
-from utils import InputError, one_line
+from tables import Labelled, NotLabels, find_tables, read_tables
+from utils import InputError, listed, printable
 
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-PART_OF = {name: part for part, names in PARTS.items() for name in names}  # names as people write them
 RUNS = "a run of this program"
 SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "lost+found"}  # what systems leave in folders, beside hidden files
 
 
 def find_pictures(path: Path) -> list[Picture]:
-    """The pictures of a folder or an .npz file, none of them opened yet."""
-    return read_folder(path) if path.is_dir() else read_npz(path)
+    """The pictures of a folder, a table or an .npz file, none of them opened yet."""
+    if path.is_dir():
+        pictures = read_folder(path)
+    elif path.suffix.lower() == ".csv":
+        pictures = read_labelled(path)
+    else:
+        pictures = read_npz(path)
+    return with_labels_of_training(path, pictures)
 
 
-def natural(name: str) -> tuple:
-    """A key that sorts names as people do: 2 before 10."""
-    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(^-?\d+|\d+)", name))], name
+def read_labelled(file: Path) -> list[Picture]:
+    """The pictures that a table gives labels to, from the folder that it is in."""
+    folders, _ = walk(file.parent)
+    files = [picture for pictures in folders.values() for picture in pictures]
+    part = "train" if exact_part(file.stem) == "train" else None
+    return in_order(file.parent, read_tables(file.parent, {Path(file.name): part}, files))
 
 
 def read_folder(root: Path) -> list[Picture]:
-    """The pictures of a folder that has one for each class (as torchvision's ImageFolder), or parts that do."""
+    """The pictures of a folder: labelled by a table that is in it, or by the folders that they are in."""
     folders, left_out = walk(root)
-    tops = [folder.parts[0] for folder in folders if len(folder.parts) > 1]
-    parts = {top: PART_OF[top.lower()] for top in tops if top.lower() in PART_OF}
-    if parts and sorted(parts.values()) != sorted({"train", *parts.values()}):
-        names = ", ".join(parts)
-        raise InputError(f"{root} has the parts {names}: it needs one called train, and at most one val and one test")
-    depth = 2 if parts else 1  # of a class's folder
-    found = defaultdict(list)  # what is in it or below
-    for folder, files in folders.items():
-        if parts and folder.parts and folder.parts[0] not in parts:
-            left_out["no part with a folder for each class"].append(Path(folder.parts[0]))
-        elif len(folder.parts) < depth:
-            left_out["in no folder of a class"] += files
+    files = [picture for pictures in folders.values() for picture in pictures]
+    found: dict[Path, list[Labelled]] = {}
+    unused: list[NotLabels] = []
+    for tables in find_tables(left_out["no picture"]):
+        first = next(iter(tables))
+        try:
+            found[first] = read_tables(root, tables, files)
+        except NotLabels as error:
+            unused.append(error)
         else:
-            found[folder.parts[:depth]] += files
-    left_out["no picture in it"] = [Path(*place) for place, files in found.items() if not files]
+            left_out["no picture"] = [path for path in left_out["no picture"] if path not in tables]
+    if len(found) > 1:
+        point = f"name one, as --dataset {quote(str(root / next(iter(found))))}"
+        raise InputError(f"{root} has {len(found)} tables that give labels, {listed([*found], 3)}: {point}")
+    if found:
+        report_left_out(root, left_out)
+        (labelled,) = found.values()
+        pictures = in_order(root, labelled)
+    else:
+        try:
+            pictures = read_class_folders(root, make_tree(folders), left_out)
+        except InputError as error:
+            raise InputError("; ".join(map(str, (error, *(unused or hints(root, left_out["no picture"])))))) from None
+    for error in unused:
+        print(printable(f"{error}; it is not used"))
+    return pictures
+
+
+def hints(root: Path, others: Sequence[Path]) -> list[str]:
+    """What to do with files that may hold the pictures or their labels, if no layout is found."""
+    tables = [file for file in others if file.suffix.lower() in (".csv", ".npz") and len(file.parts) == 1]
+    archives = [file for file in others if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
+    found = [f"for {printable(file)}: --dataset {quote(str(root / file))}" for file in tables[:1]]
+    return found + [f"unpack {printable(file)}" for file in archives[:1]]
+
+
+def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) -> list[Picture]:
+    """The pictures of a folder that has one for each class (as torchvision's ImageFolder), or parts that do."""
+    try:
+        classes = find_classes(root, tree)
+    except InputError:
+        report_left_out(root, left_out)
+        raise
+    class_of = {place.folder: place for place in classes}
+    tops = {place.folder.parts[0] for place in classes}
+    labelled, nested = [], []
+    for folder, files in tree.pictures.items():
+        place = next((class_of[above] for above in (folder, *folder.parents) if above in class_of), None)
+        if place:
+            labelled += [Labelled(file, place.label, place.part) for file in files]
+            nested += [folder] if files and folder != place.folder else []
+        elif folder.parts and folder.parts[0] not in tops:
+            left_out["no part with a folder for each class"].append(Path(folder.parts[0]))
+        else:
+            left_out["in no folder of a class"] += files
+    left_out["no picture in it"] = [place.folder for place in classes if not tree.total[place.folder]]
+    report_left_out(root, left_out)
+    note(root, "below the folder of a class, so counted as that class", nested)
+    refuse_single_class(root, tree, classes)
+    return in_order(root, labelled)
+
+
+def report_left_out(root: Path, left_out: dict[str, list[Path]]) -> None:
+    """Print what is left out and why, once each, but not the folders that this program's runs are in."""
     ours = {run.parent for run in left_out[RUNS]}
     for what, paths in left_out.items():
         note(root, f"left out, {what}", [path for path in dict.fromkeys(paths) if path not in ours])
+
+
+def in_order(root: Path, labelled: Sequence[Labelled]) -> list[Picture]:
+    """The pictures by class, and by the names of their files in each."""
+    labels = sorted({picture.label for picture in labelled}, key=natural)
+    order = {label: i for i, label in enumerate(labels)}
     pictures = []
-    for place, files in sorted(found.items(), key=lambda item: natural(item[0][-1])):
-        for file in sorted(files):
-            pictures.append(
-                Picture(str(file), partial(open_picture, root / file), place[-1], parts.get(place[0], "train"))
-            )
-    classes = {picture.label for picture in pictures}
-    named = sorted(name for name in classes if name.lower() in PART_OF and not parts)
-    if len(classes) == len(named):
-        loose = f", not pictures in {' and '.join(named)} themselves" if named else ""
-        raise InputError(f"{root} needs a folder of pictures a class, or train/, val/ and test/ that have them{loose}")
-    note(root, "called like a part, but without folders, so taken for a class", named)
+    for file, label, part in sorted(labelled, key=lambda picture: (order[picture.label], picture.file)):
+        pictures.append(Picture(str(file), partial(open_picture, root / file), label, part))
     return pictures
+
+
+def with_labels_of_training(path: Path, pictures: list[Picture]) -> list[Picture]:
+    """The same pictures, where a class has one name: that of the training part, if other parts write it differently."""
+    train = sorted({picture.label for picture in pictures if picture.part == "train"})
+    by_look, by_word = group_by(train, same_form), group_by(train, similar)
+    for twins in by_look.values():
+        if len(twins) > 1:
+            names = " and ".join(ascii(name) for name in twins)
+            differ = "differ only in spaces or in how accents are written"
+            raise InputError(f"{path}: the classes {names} {differ}: give them one name, or make them different")
+    alike = [" and ".join(names) for names in by_word.values() if len(names) > 1]
+    note(path, "different classes, though their names differ in case only", alike)
+    name_of = {}
+    for label in sorted({picture.label for picture in pictures} - {*train}):
+        names = by_word.get(similar(label), [])
+        if len(names) == 1:
+            name_of[label] = names[0]
+    differently = [f"{label!a} is {name!a}" for label, name in name_of.items()]
+    note(path, "names in other parts that differ in case, spaces or accents only, so the same class", differently)
+    return [picture._replace(label=name_of.get(picture.label, picture.label)) for picture in pictures]
+
+
+def group_by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """Names by what `key` makes of them."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[key(name)].append(name)
+    return groups
 
 
 def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
@@ -88,39 +170,3 @@ def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
             todo += [link for link in (Path(name, entry) for entry in below) if link.is_symlink()]
     left_out["can't be listed"] = [Path(error.filename).relative_to(root) for error in denied]
     return folders, left_out
-
-
-def read_npz(file: Path) -> list[Picture]:
-    """The pictures of a file in MedMNIST's layout: `train_images`, `train_labels`, perhaps those of val and test."""
-    arrays, unused, name = {}, [], "it"
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            for name in found.files:
-                part, _, kind = name.lower().rpartition("_")
-                key = PART_OF.get(part), kind
-                if part not in PART_OF or kind not in ("images", "labels") or key in arrays:
-                    unused.append(name)
-                else:
-                    arrays[key] = np.asarray(found[name])
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        reason = one_line(error) if zipfile.is_zipfile(file) else "it is cut off, or another kind of file"
-        if "pickle" in reason:  # numpy would tell the reader to load it all the same
-            reason = f"{name} holds Python objects, which may run code: save it as numbers or words, with .astype(str)"
-        raise InputError(f"{file} is no .npz file that can be read: {reason}") from None
-    note(file, "left out, not the images or labels of a part", unused)
-    pictures = []
-    for part in dict.fromkeys(("train", *(part for part, _ in arrays))):
-        if not arrays.keys() >= {(part, "images"), (part, "labels")}:
-            raise InputError(f"{file} needs both {part}_images and {part}_labels")
-        images, labels = arrays[part, "images"], arrays[part, "labels"]
-        if images.dtype != np.uint8 or images.shape[3:] not in ((), (1,), (3,)) or images.ndim < 3 or not images.size:
-            wanted = "uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-            raise InputError(f"{file}: {part}_images must be {wanted}, not {images.dtype} of shape {images.shape}")
-        if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iubUS":
-            wanted = f"a whole number or a word for each of the {len(images)} images"
-            raise InputError(f"{file}: {part}_labels must be {wanted}, not {labels.dtype} of shape {labels.shape}")
-        labels = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels.astype(str)
-        images = images[..., 0] if images.shape[3:] == (1,) else images
-        for i, label in enumerate(labels.reshape(-1).tolist()):
-            pictures.append(Picture(f"{part}_images[{i}]", partial(Image.fromarray, images[i]), label, part))
-    return pictures

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,8 +30,6 @@ IMAGE_SIZE = 32  # pixels, to which pictures of different sizes, or above LARGE,
 LARGE = 64
 FAINT = 16  # of 256 levels: pictures with less between their darkest and brightest pixel show nothing
 NO_DATA = 1e30  # values beyond it stand for "no data", as do NaN and the one that GDAL has written into a TIFF
-
-
 GDAL_NODATA = 42113  # a tag of TIFF
 
 
@@ -66,7 +64,7 @@ class Preparation(NamedTuple):
 def note(path: Path, what: str, names: Sequence) -> None:
     """Print what holds for how many, and the names of the first, if there are any."""
     if names:
-        print(f"{path}: {what} ({len(names):,}): {listed(names, 5)}")
+        print(printable(f"{path}: {what} ({len(names):,}): {listed(names, 5)}"))
 
 
 def read_headers(path: Path, pictures: Collection[Picture], bad: dict[str, str]) -> tuple[list[Picture], list[Header]]:
@@ -101,7 +99,8 @@ def report_changes(
         by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
         small, large = ("{} x {}".format(*size) for size in (by_area[0], by_area[-1]))
         width, height = preparation.image_size
-        print(f"{path}: pictures of {small} to {large} pixels are resized to {width} x {height} (--image_size)")
+        resized = f"are resized to {width} x {height} (--image_size)"
+        print(printable(f"{path}: pictures of {small} to {large} pixels {resized}"))
     names = [picture.name for picture in pictures]
     transparent = [*compress(names, (header.transparent for header in headers))]
     note(path, "with an alpha channel, what is transparent becomes grey", transparent)
@@ -133,7 +132,7 @@ def decode(
         decoded.append(picture)
     pixels = pixels[: len(decoded)]
     if bad:
-        print(f"{path}: left out, {can_not_be_read(bad, n)}")
+        print(printable(f"{path}: left out, {can_not_be_read(bad, n)}"))
     check_contrast(path, decoded, np.ptp(pixels, (2, 3)).max(1) < FAINT)
     return decoded, torch.from_numpy(pixels)
 
@@ -197,7 +196,6 @@ def can_not_be_read(bad: dict[str, str], n: int) -> str:
 
 def read_header(image: Image.Image) -> Header:
     """What is known of a picture without decoding it; of grey of more than 8 bits also its extremes."""
-    pages = page_sizes(image)  # before decoding, which closes the file
     extremes, gaps = (), False
     if image.mode[0] in "IF":
         values = np.asarray(image, np.float64)
@@ -216,19 +214,20 @@ def read_header(image: Image.Image) -> Header:
         deep_colour=sixteen_bits and image.mode[0] not in "IF",
         extremes=extremes,
         gaps=gaps,
-        pages=pages,
+        pages=page_sizes(image),
     )
 
 
 def page_sizes(image: Image.Image) -> list[tuple[int, int]]:
-    """The sizes of a TIFF's pages, if it has several; the first one stays the one that is read."""
-    sizes = []
-    if image.format == "TIFF":
-        for page in range(image.n_frames if image.n_frames > 1 else 0):
-            image.seek(page)
-            sizes.append(image.size)
-        image.seek(0)
-    return sizes
+    """The sizes of a TIFF's pages, if it has several."""
+    if image.format != "TIFF":
+        return []
+    try:
+        with Image.open(image.filename, formats=["TIFF"]) as again:  # whose place may be lost at a damaged page
+            sizes = [page.size for page in ImageSequence.Iterator(again)]
+    except Exception:  # at a damaged page decoders raise whatever they run into; the first one may be whole
+        return []
+    return sizes if len(sizes) > 1 else []
 
 
 def drafted(image: Image.Image, size: tuple[int, int]) -> Image.Image:

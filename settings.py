@@ -67,10 +67,12 @@ def path(text: str) -> Path:
 def dataset(text: str) -> str:
     """A flag's type: a built-in data set, or where the reader's own images are."""
     text = os.path.expanduser(text)
-    if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
+    there = Path(text)
+    if text in datasets.BUILT_IN or there.is_dir() or (there.is_file() and there.suffix.lower() in datasets.OWN_FILES):
         return text
-    own = "no file or folder of images (a folder with a folder of pictures for each class, or an .npz file)"
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and {own}")
+    what = "is no folder, and neither a .csv nor an .npz file" if there.exists() else "does not exist"
+    own = "your own images: a folder with a folder of pictures for each class, a .csv file of labels, or an .npz file"
+    raise argparse.ArgumentTypeError(f"{text!r} {what}; give one of {', '.join(datasets.BUILT_IN)}, or {own}")
 
 
 # --- a search -----------------------------------------------------------------------------------------------------
@@ -120,18 +122,16 @@ def make_space(args: argparse.Namespace) -> SearchSpace:
 
 def space_of(flags: dict, num_layers: int) -> SearchSpace:
     """The space that these flags describe, with so many layers."""
-    if flags["space"] == "paper":
-        return PaperSpace(num_layers, flags["strides"], flags["pooling"])
-    return SmallSpace(num_layers)
+    if flags["space"] == "small":
+        return SmallSpace(num_layers)
+    return PaperSpace(num_layers, flags["strides"], flags.get("pooling", 0))
 
 
 def space_around(network: Architecture, searched: dict) -> SearchSpace:
     """The space of a network, as deep as it is; `searched` are the settings of its search, empty if there was none."""
-    flags = {"space": "small" if network.hidden else "paper", "strides": "s" in str(network)}
-    if searched.get("space") == flags["space"]:
-        flags["strides"] = searched["strides"]
-    flags["pooling"] = sum(layer.pool for layer in network.layers)
-    return space_of(flags, len(network.layers))
+    pooling = sum(layer.pool for layer in network.layers)
+    flags = {"space": "small" if network.hidden else "paper", "strides": "s" in str(network), "pooling": pooling}
+    return space_of(searched if searched.get("space") == flags["space"] else flags, len(network.layers))
 
 
 def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:

@@ -164,7 +164,7 @@ def make_parser() -> Parser:
     add("--mode", choices=("generate", "evaluate"), default="generate",
         help="generate: search; evaluate: train the best network on all images, and test it")
     add("--dataset", type=dataset, default="MNIST",
-        help=f"{', '.join(datasets.BUILT_IN)}, or your own images: a folder with one for each class, or an .npz file")
+        help=f"{', '.join(datasets.BUILT_IN)}, or your own: a folder with one for each class, a .csv or an .npz file")
     add("--image_size", type=size, metavar="PIXELS",
         help=f"size of your own images (default: {pictures.IMAGE_SIZE}, if they differ or exceed {pictures.LARGE})")
     add("--data_dir", type=path, default=utils.from_here("data"), help="folder of the built-in data sets")

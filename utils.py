@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -59,10 +58,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def printable(name: str) -> str:
-    """A name with control characters and what is no Unicode written out: terminals obey them, JSON refuses them."""
-    special = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode
-    return "".join(written_out(char) if unicodedata.category(char) in special else char for char in name)
+UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: object) -> str:
+    """A text in which what would move a terminal's cursor, or is no Unicode, is written out."""
+    return re.sub(UNPRINTABLE, lambda found: written_out(found[0]), str(text))
 
 
 def written_out(char: str) -> str:
@@ -72,7 +73,7 @@ def written_out(char: str) -> str:
 
 def listed(names: Sequence, most: int) -> str:
     """The first names, and dots if there are more."""
-    return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
+    return ", ".join(map(printable, names[:most])) + ", ..." * (len(names) > most)
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
@@ -288,11 +289,9 @@ def differences(now: dict, then: dict) -> str:
     if now.get("images") and now["images"] == then.get("images"):  # the same pictures, whatever their folder is called
         then = then | {"dataset": now["dataset"]}
     said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
-    usual = "the default"  # of a flag that is not in the file
     changed = [key for key in now | then if now.get(key) != then.get(key)]
-    return "; ".join(
-        said.get(key, f"{key} is {now.get(key, usual)} now, was {then.get(key, usual)}") for key in changed
-    )
+    values = [(key, now.get(key, "the default"), then.get(key, "the default")) for key in changed]
+    return "; ".join(said.get(key, f"{key} is {value} now, was {before}") for key, value, before in values)
 
 
 class Clock:

@@ -13,6 +13,7 @@ import datasets
 import evaluation
 import settings
 import train
+from benchmarks import cifar10
 from datasets import CIFAR10_CLASSES
 from search_space import parse_architecture
 
@@ -170,3 +171,50 @@ def test_the_archive_wins_over_the_pictures(pictures, tmp_path):
     assert datasets.path_of_pictures("CIFAR10", tmp_path) == tmp_path / "cifar10"
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert datasets.path_of_pictures("CIFAR10", tmp_path) is None
+
+
+# --- the experiment -----------------------------------------------------------------------------------------------
+
+
+def write_search(folder: Path, accuracies: list[float]) -> None:
+    folder.mkdir()
+    row = {"update": 0, "actions": [], "architecture": "", "reward": 0.0, "parameters": 1, "seconds": 1.0, "seed": 0}
+    rows = [row | {"child": child, "val_accuracy": accuracy} for child, accuracy in enumerate(accuracies)]
+    (folder / "children.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+
+
+def test_the_lead_over_random_search_by_hand(tmp_path):
+    """The best so far, and the mean of the best five; the shorter search of a pair counts."""
+    write_search(tmp_path / "a", [0.1, 0.5, 0.3, 0.7])
+    write_search(tmp_path / "a-random", [0.2, 0.2, 0.4, 0.4, 0.9])
+    write_search(tmp_path / "a-seed1", [0.3, 0.3, 0.3, 0.3])
+    write_search(tmp_path / "a-random-seed1", [0.1, 0.1, 0.1, 0.5])
+    found = cifar10.compare_searches(tmp_path, "a", (0, 1, 2))
+    assert found["children"] == 4
+    np.testing.assert_allclose(found["lead_of_best"]["1"], [[-0.1, 0.3, 0.1, 0.3], [0.2, 0.2, 0.2, -0.2]])
+    means = np.array([0.1, 0.3, 0.3, 0.4]) - [0.2, 0.2, 0.8 / 3, 0.3]
+    np.testing.assert_allclose(found["lead_of_best"]["5"][0], means)
+    np.testing.assert_allclose(found["last_quarter"], [[0.7, 0.4], [0.3, 0.5]])
+    assert cifar10.draw_lead(found).axes[0].get_legend() is not None
+    assert cifar10.compare_searches(tmp_path, "b", (0,)) == {}
+
+
+@pytest.mark.parametrize("machine, searches", [("cpu", 7), ("gpu", 2)])
+def test_each_step_is_a_command_that_the_program_takes(machine, searches, tmp_path):
+    folders = []
+    for command in cifar10.steps(machine, tmp_path):
+        args = train.parse_arguments(command)
+        assert args.dataset == "CIFAR10" and args.run_dir.parent == tmp_path
+        short = train.parse_arguments(cifar10.shortened(command))
+        assert short.train_images == 500 and short.run_dir == args.run_dir
+        if args.mode == "generate":
+            folders.append(args.run_dir)
+        else:
+            assert args.run_dir in folders
+    assert len(set(folders)) == len(folders) == searches
+
+
+def test_a_step_that_fails_ends_the_experiment(monkeypatch, tmp_path, capfd):
+    with pytest.raises(datasets.InputError, match="exit code 2"):
+        cifar10.run(["--num_children", "0"], float("inf"))
+    assert "$ python train.py --num_children 0" in capfd.readouterr().out

@@ -260,7 +260,7 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, what, message):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"train_images": np.zeros((20, 8, 8))}, "train_images must be uint8"),
+        ({"train_images": np.full((20, 8, 8), 0.1j)}, "train_images must be numbers, uint8 at best"),
         ({"train_images": np.zeros((20, 8), np.uint8)}, "of shape (N, H, W)"),
         ({"train_images": np.zeros((20, 8, 8, 2), np.uint8)}, "(20, 8, 8, 2)"),
         ({"train_labels": np.arange(19) % 2}, "for each of the 20 images"),

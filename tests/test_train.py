@@ -476,7 +476,7 @@ def test_booleans_are_real(text, value):
         (["--architecture", "resnet"], "'resnet' is not an architecture"),
         (
             ["--dataset", "ImageNet"],
-            "'ImageNet' is none of MNIST, FashionMNIST, KMNIST, CIFAR10, and no file or folder",
+            "'ImageNet' does not exist; give one of MNIST, FashionMNIST, KMNIST, CIFAR10, or your own images: a folder",
         ),
         (["--mode", "evaluate", "--run_dir", "nothing"], "no search in nothing"),
         (
