@@ -3,6 +3,7 @@
     python -m benchmarks.search_quality                                       on results/mnist_space.csv
     python -m benchmarks.search_quality --table nasbench_macro.csv.gz --name nasbench_macro
     python -m benchmarks.search_quality --space pairs                         30 decisions of four choices; or singles
+    python -m benchmarks.search_quality --method my_module:MyClass            your own method
 
 docs/benchmark.md has the format of a table. In each repetition every network has its own order of those trainings that
 a search may see, the same for all methods: the first is the reward, the second a finalist's. Truth of a pick is the mean

@@ -3,6 +3,7 @@
 import ast
 import gzip
 import itertools
+import json
 import math
 import re
 import struct
@@ -29,6 +30,24 @@ def test_it_is_short_and_stands_alone():
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.split(".")[0])
     assert imported - sys.stdlib_module_names == {"torch", "torchvision"}
+
+
+def test_its_docstring_says_what_was_measured():
+    measured = json.loads((SOURCE.parents[1] / "results" / "nas_in_one_file.json").read_text())
+    rows = measured["seeds"]
+    assert [row["seed"] for row in rows] == list(range(5))
+    assert measured["networks"] == example.NUM_UPDATES * example.CHILDREN_PER_UPDATE
+    first, last = ([100 * row[f"{quarter}_quarter"] for row in rows] for quarter in ("first", "last"))
+    for row, before, after in zip(rows, first, last, strict=True):
+        updates = row["mean_of_each_update"]
+        assert 100 * sum(updates[:4]) / 4 == pytest.approx(before, abs=2e-3) and before < after
+        assert 100 * sum(updates[-4:]) / 4 == pytest.approx(after, abs=2e-3)
+    said = " ".join(example.__doc__.split())
+    for numbers in (first, last):
+        assert "{:.1f}, {:.1f}, {:.1f}, {:.1f} and {:.1f}".format(*numbers) in said
+    assert f"{100 * measured['gain']:.1f} ± {100 * measured['gain_ci']:.1f} points" in said
+    gains = [after - before for before, after in zip(first, last, strict=True)]
+    assert 100 * measured["gain"] == pytest.approx(sum(gains) / 5, abs=2e-3)
 
 
 def test_it_trains_real_networks_and_prints_a_line_for_each_update(monkeypatch, capsys):
