@@ -138,6 +138,8 @@ def with_labels_of_training(path: Path, pictures: list[Picture]) -> list[Picture
             name_of[label] = names[0]
     differently = [f"{label!a} is {name!a}" for label, name in name_of.items()]
     note(path, "names in other parts that differ in case, spaces or accents only, so the same class", differently)
+    if not name_of:
+        return pictures
     return [picture._replace(label=name_of.get(picture.label, picture.label)) for picture in pictures]
 
 
