@@ -24,6 +24,7 @@ SUFFIXES = {  # of pictures that are read only where a codec is installed, or ne
 REMEDIES = {
     "HEIC": "pip install pillow-heif, or convert it to JPEG",
     "AVIF": "pip install --upgrade pillow, or convert it to PNG",
+    "camera raw": "convert it to JPEG",
     "a pointer of Git LFS": "git lfs pull",
     "a web page": "download the picture again",
 }
@@ -78,6 +79,8 @@ def pictures_among(files: Sequence[Path]) -> list[Path]:
 
 def open_picture(file: Path) -> Image.Image:
     """A picture that is not decoded yet; an error that says what the file is instead."""
+    if file.suffix.lower() in SUFFIXES["camera raw"]:  # many are TIFF with a thumbnail
+        raise ValueError(f"camera raw: {REMEDIES['camera raw']}")
     largest, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # Pillow would refuse large JPEG, too
     try:
         image = Image.open(file, formats=readable())

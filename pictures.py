@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 from torch import Tensor
 from tqdm import tqdm
 
@@ -196,7 +196,6 @@ def can_not_be_read(bad: dict[str, str], n: int) -> str:
 
 def read_header(image: Image.Image) -> Header:
     """What is known of a picture without decoding it; of grey of more than 8 bits also its extremes."""
-    pages = page_sizes(image)  # before decoding, which closes the file
     extremes, gaps = (), False
     if image.mode[0] in "IF":
         values = np.asarray(image, np.float64)
@@ -215,19 +214,20 @@ def read_header(image: Image.Image) -> Header:
         deep_colour=sixteen_bits and image.mode[0] not in "IF",
         extremes=extremes,
         gaps=gaps,
-        pages=pages,
+        pages=page_sizes(image),
     )
 
 
 def page_sizes(image: Image.Image) -> list[tuple[int, int]]:
-    """The sizes of a TIFF's pages, if it has several; the first one stays the one that is read."""
-    sizes = []
-    if image.format == "TIFF":
-        for page in range(image.n_frames if image.n_frames > 1 else 0):
-            image.seek(page)
-            sizes.append(image.size)
-        image.seek(0)
-    return sizes
+    """The sizes of a TIFF's pages, if it has several."""
+    if image.format != "TIFF":
+        return []
+    try:
+        with Image.open(image.filename, formats=["TIFF"]) as again:  # whose place may be lost at a damaged page
+            sizes = [page.size for page in ImageSequence.Iterator(again)]
+    except Exception:  # at a damaged page decoders raise whatever they run into; the first one may be whole
+        return []
+    return sizes if len(sizes) > 1 else []
 
 
 def drafted(image: Image.Image, size: tuple[int, int]) -> Image.Image:

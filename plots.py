@@ -1,41 +1,20 @@
 """Figures of a search."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from search_space import Architecture
-from utils import written_out
 
-FONTS = (  # for names in other scripts, where the first one lacks a character
-    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
-    "Hiragino Sans", "Microsoft YaHei", "SimHei", "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari",
-)  # fmt: skip
-INSTALLED = [font for font in FONTS if font in font_manager.get_font_names()]
-matplotlib.rc("font", family=INSTALLED)
 matplotlib.rc("text", parse_math=False)  # in names of folders and classes a $ is a $
 matplotlib.rc("figure.constrained_layout", use=True)
 matplotlib.rc("savefig", dpi=120)
 matplotlib.rc("axes.formatter", useoffset=False)
 matplotlib.rc("legend", frameon=False, fontsize="small", handlelength=1, columnspacing=1)
-
-
-@cache
-def characters() -> set[int]:
-    """The code points that the fonts have."""
-    files = (font_manager.findfont(font) for font in INSTALLED)
-    return {code for file in files for code in font_manager.get_font(file).get_charmap()}
-
-
-def drawable(text: str) -> str:
-    """A text in which characters that no font has are written out."""
-    return "".join(char if ord(char) in characters() or char == "\n" else written_out(char) for char in text)
 
 
 def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str) -> Figure:
@@ -47,7 +26,7 @@ def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], prefe
     height = min(1.7 * tokens[-1][0], 16)  # inches, for all layers
     figure = Figure(figsize=(max(9, 1.9 * len(columns)), 3.6 + height))
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
-    figure.suptitle(drawable(title))
+    figure.suptitle(title)
     draw_accuracies(top, rows, best)
     draw_choices(bottom, columns, tokens, preferences)
     return figure
@@ -147,7 +126,7 @@ def plot_front(rows: Sequence[dict], best: dict, noise: float, title: str) -> Fi
         axes.annotate(str(number), place, (-3, 4), textcoords="offset points", ha="right", fontsize="small")
         name = row["architecture"] if len(row["architecture"]) <= 40 else row["architecture"][:39] + "…"
         axes.plot([], [], " ", label=f"{number}  {name}: {place[1]:.2f} %, {place[0]:,} parameters")
-    axes.set(xscale="log", xlabel="parameters", ylabel="validation accuracy, %", title=drawable(title))
+    axes.set(xscale="log", xlabel="parameters", ylabel="validation accuracy, %", title=title)
     axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(*shown_range(np.array([100 * row["val_accuracy"] for row in rows])))
@@ -168,7 +147,10 @@ def plot_architecture(architecture: Architecture, title: str) -> Figure:
     for layer in architecture.layers:
         stride = layer.conv.get("stride", (1, 1))
         more = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
-        more += f"\npadding {layer.conv['padding'][0]}" if layer.pool else ""  # else the one that keeps the size
+        if architecture.hidden:  # a network of the small space; the paper's padding keeps the size
+            more += f"\npadding {layer.conv['padding'][0]}"
+        elif layer.pool:
+            more += "\nmax-pooling"
         labels.append("{} x {}\n{} filters{}".format(*layer.conv["kernel_size"], layer.filters, more))
     labels.append("classifier")
     arrows = [(j, end) for end, layer in enumerate(architecture.layers, start=1) for j in layer.inputs]
@@ -183,7 +165,7 @@ def plot_architecture(architecture: Architecture, title: str) -> Figure:
         style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": f"C{start % 10}"}
         patches = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch()}
         axes.annotate("", (end, 0), (start, 0), arrowprops=style | patches)
-    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-half, half), title=drawable(title))
+    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-half, half), title=title)
     axes.axis("off")
     return figure
 
@@ -198,8 +180,8 @@ def plot_confusions(confusions: Tensor, classes: Sequence[str], title: str) -> F
     for row, column in shares.ge(0.5).nonzero().tolist():
         style = {"ha": "center", "va": "center", "fontsize": "x-small", "color": "wk"[shares[row, column] < 50]}
         axes.text(column, row, f"{shares[row, column]:.0f}", **style)
-    names = [drawable(name if len(name) <= 20 else f"{name[:19]}…") for name in classes]
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
     axes.set_xticks(range(len(classes)), names, rotation=90)
     axes.set_yticks(range(len(classes)), names)
-    axes.set(xlabel="taken for", ylabel="class", title=f"{drawable(title)}\n% of each class's test images")
+    axes.set(xlabel="taken for", ylabel="class", title=f"{title}\n% of each class's test images")
     return figure

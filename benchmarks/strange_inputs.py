@@ -27,7 +27,7 @@ from PIL import Image
 
 from utils import ROOT, usable_cores
 
-TIME_LIMIT = 120  # seconds, of a program that does not hang
+TIME_LIMIT = 180  # seconds, of a program that does not hang
 WIDEST = 110  # characters of what the program said that are shown
 QUICK = ("--child_epochs", "0.1", "--num_children", "2", "--workers", "1")
 ENDED = 0, 1, 2, 130, 141, 143, -signal.SIGPIPE, -signal.SIGTERM  # not by a hang, whatever the stream has become
@@ -93,7 +93,8 @@ def program(root: Path, *flags: str, before: Callable | None = None, limit: floa
     if hung := process.is_alive():
         process.kill()
         process.join()
-    return Outcome(None if hung else process.exitcode, (root / "said").read_text(errors="replace"))
+    said = root / "said"
+    return Outcome(None if hung else process.exitcode, said.read_text(errors="replace") if said.exists() else "")
 
 
 def run_here(root: Path, flags: tuple[str, ...], before: Callable | None) -> None:
@@ -203,7 +204,8 @@ def verdict(strange_input: Input, outcome: Outcome) -> str:
         return "TRACEBACK"
     if outcome.code not in strange_input.codes:
         return f"EXIT CODE {outcome.code}"
-    if not re.search(strange_input.says, outcome.text):
+    said = "\n".join(lines) if outcome.code == 2 else outcome.text  # an error must be clear without what came before
+    if not re.search(strange_input.says, said):
         return "SILENT" if outcome.code == 0 else "UNCLEAR"
     if outcome.code == 2:
         return "one line" if len(lines) == 1 else f"{len(lines)} LINES"
@@ -222,7 +224,10 @@ def essence(strange_input: Input, outcome: Outcome) -> str:
 def attempt(strange_input: Input) -> tuple[Input, Outcome]:
     """Make an input in a folder of its own and run the program on it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        return strange_input, strange_input.run(Path(folder))
+        try:
+            return strange_input, strange_input.run(Path(folder))
+        except subprocess.TimeoutExpired:
+            return strange_input, Outcome(None, "it did not end")
 
 
 def main(words: list[str]) -> None:

@@ -140,7 +140,7 @@ def upper_and_lower_case(root: Path) -> Outcome:
     return program(root)
 
 
-@strange((0, 2), r"2 classes \(cat, dog\)|cat ")
+@strange((0, 2), r"2 classes \(cat, dog\)|'cat '|space")
 def space_in_a_name(root: Path) -> Outcome:
     """parts: a class whose name ends with a space in one of them"""
     write(root / "set/train", classes=("cat ", "dog"))

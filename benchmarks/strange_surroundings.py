@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.strange_inputs import (
     ENDED,
     ROOT,
+    TIME_LIMIT,
     Outcome,
     evaluated,
     goes_on,
@@ -93,7 +94,7 @@ def in_a_shell(root: Path, command: str) -> Outcome:
     train = f"python {ROOT / 'train.py'} --dataset set"
     shell = ["bash", "-o", "pipefail", "-c", command.replace("train", train)]
     try:
-        ended = subprocess.run(shell, cwd=root, capture_output=True, text=True, timeout=2 * 120)
+        ended = subprocess.run(shell, cwd=root, capture_output=True, text=True, timeout=2 * TIME_LIMIT)
     except subprocess.TimeoutExpired:
         return Outcome(None, "it did not end")
     logs = "".join(log.read_text() for log in root.glob("log*"))
