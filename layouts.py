@@ -15,6 +15,12 @@ from pictures import Picture, note
 from tables import Labelled, NotLabels, find_tables, read_tables
 from utils import InputError, listed, printable
 
+HINTS = {  # what to do with files that may hold the pictures or their labels, if no layout is found
+    (".csv", ".npz"): "for {file}: --dataset {path}",
+    (".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".mat"): "labels of {file} are read as CSV only",
+    (".npy",): "several arrays such as {file} are read from one .npz file (np.savez)",
+    (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"): "unpack {file}",
+}
 RUNS = "a run of this program"
 SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "lost+found"}  # what systems leave in folders, beside hidden files
 
@@ -70,11 +76,12 @@ def read_folder(root: Path) -> list[Picture]:
 
 
 def hints(root: Path, others: Sequence[Path]) -> list[str]:
-    """What to do with files that may hold the pictures or their labels, if no layout is found."""
-    tables = [file for file in others if file.suffix.lower() in (".csv", ".npz") and len(file.parts) == 1]
-    archives = [file for file in others if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
-    found = [f"for {printable(file)}: --dataset {quote(str(root / file))}" for file in tables[:1]]
-    return found + [f"unpack {printable(file)}" for file in archives[:1]]
+    """What to do with the first file of each kind that may hold the pictures or their labels."""
+    hints = []
+    for suffixes, hint in HINTS.items():
+        files = [file for file in others if file.suffix.lower() in suffixes]
+        hints += [hint.format(file=file, path=quote(str(root / file))) for file in files[:1]]
+    return hints
 
 
 def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) -> list[Picture]:
@@ -138,6 +145,8 @@ def with_labels_of_training(path: Path, pictures: list[Picture]) -> list[Picture
             name_of[label] = names[0]
     differently = [f"{label!a} is {name!a}" for label, name in name_of.items()]
     note(path, "names in other parts that differ in case, spaces or accents only, so the same class", differently)
+    if not name_of:
+        return pictures
     return [picture._replace(label=name_of.get(picture.label, picture.label)) for picture in pictures]
 
 

@@ -55,6 +55,7 @@ PARTS = [  # folders, pictures in each part, what is said
     ("train/{cat,dog}/ val_old/", [4, 2, 2], "left out, no part with a folder for each class (1): val_old"),
     ("{cat,dog}/ cat/2021/", [7, 3, 2], "below the folder of a class, so counted as that class (1): cat/2021"),
     ("{cat,dog}/images/", [4, 2, 2], "so counted as that class (2): cat/images, dog/images"),
+    ("{cat,dog}/ labels/0.txt images/0.txt", [4, 2, 2], "left out, no picture in it (2): images, labels"),
 ]  # fmt: skip
 
 
@@ -108,6 +109,7 @@ UNCLEAR = [  # folders, what the line must name
     ("mine.npz", "--dataset {}/mine.npz", ""),
     ("mine.csv 0.png 1.png", "--dataset {}/mine.csv", ""),
     ("all.zip", "unpack all.zip", ""),
+    ("x.npy labels.xlsx 0.png", "labels of labels.xlsx are read as CSV only", "x.npy are read from one .npz file"),
 ]  # fmt: skip
 
 
