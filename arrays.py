@@ -13,7 +13,7 @@ from PIL import Image
 
 from folders import EITHER, PART_OF
 from pictures import Picture, note
-from utils import InputError, one_line
+from utils import InputError, listed, one_line
 
 KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}  # as MedMNIST and Keras call them
 SHAPES = "(N, H, W), (N, H, W, 1), (N, H, W, 3), (N, 1, H, W) or (N, 3, H, W)"
@@ -31,7 +31,8 @@ def read_npz(file: Path) -> list[Picture]:
     for part in parts:
         if not arrays.keys() >= {(part, "images"), (part, "labels")}:
             names = f"{part}_images and {part}_labels (or x_{part} and y_{part})"
-            raise InputError(f"{file} needs both {names}")
+            there = listed([array.name for array in arrays.values()], 5) or "none of them"
+            raise InputError(f"{file} needs both {names}: it has {there}")
     images = [arrays[part, "images"] for part in parts]
     pixels = to_uint8(file, channels_last(file, images))
     pictures = []
@@ -66,6 +67,8 @@ def load_arrays(file: Path) -> dict[tuple[str, str], Array]:
 def part_and_kind(name: str) -> tuple[str, str] | None:
     """What an array is by its name: train_images, images_train, x_train."""
     words = name.lower().split("_")
+    if len(words) == 1 and words[0] in KINDS:  # of no part: all are for training
+        return "train", KINDS[words[0]]
     for part, kind in (words, words[::-1]) if len(words) == 2 else ():
         if PART_OF.get(part, EITHER) != EITHER and kind in KINDS:
             return PART_OF[part], KINDS[kind]

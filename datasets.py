@@ -18,12 +18,16 @@ from torch import Tensor
 
 from folders import PARTS, natural
 from layouts import find_pictures
-from pictures import Picture, Preparation, choose_preparation, decode, note, read_headers, report_changes
+from pictures import Header, Picture, Preparation, choose_preparation, decode, note, read_headers, report_changes
 from tables import is_standard
 from utils import InputError, listed, one_line, printable, write_atomically
 
 BUILT_IN = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 OWN_FILES = (".csv", ".npz")  # what the reader's own images may be, beside a folder
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_LAYOUT = f"it needs train/ and test/, each with a folder of pictures for {', '.join(CIFAR10_CLASSES)}"
+SAME_IN_A_MIRROR = ("FashionMNIST", "CIFAR10")  # clothes, animals and cars; not digits or letters
 HELD_OUT = 5000  # training images that give the reward (§4.1), the same ones in every run
 
 
@@ -44,11 +48,13 @@ class Data(NamedTuple):
 
 def search_data(name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None) -> Data:
     """What a search sees: training images only, some of them held out for the reward."""
-    if name in BUILT_IN:
+    pictures = path_of_pictures(name, data_dir)
+    if pictures is None:
         images, preparation = load_images(name, data_dir, train=True)
         train, held_out = map(images.take, split_off(images.labels, stratified=False))  # every twelfth of MNIST
     else:
-        train, held_out, _, preparation = own_images(Path(name), image_size)
+        train, held_out, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
+        check_cifar10(name, pictures, train, test, preparation)
     return Data(first_images(train, train_images), held_out, len(preparation.classes), preparation)
 
 
@@ -56,17 +62,49 @@ def evaluation_data(
     name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None, run: dict | None = None
 ) -> Data:
     """What `--mode evaluate` sees: all training images, and the test set; InputError if `run` searched on others."""
-    if name in BUILT_IN:
+    pictures = path_of_pictures(name, data_dir)
+    if pictures is None:
         train, preparation = load_images(name, data_dir, train=True)
         test, _ = load_images(name, data_dir, train=False)
     else:
-        train, val, test, preparation = own_images(Path(name), image_size)
+        train, val, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
+        check_cifar10(name, pictures, train, test, preparation)
         if run and run.get("images"):
             seen = Data(train.take(slice(run.get("train_images"))), val, len(preparation.classes))
             if fingerprint(seen) != run["images"]:
                 raise InputError(f"{name} has other images than the search in this --run_dir had: choose another one")
         train = Images(*map(torch.cat, zip(train, val, strict=True)))
     return Data(first_images(train, train_images), test, len(preparation.classes), preparation)
+
+
+def path_of_pictures(name: str, data_dir: Path) -> Path | None:
+    """Where the pictures of a data set lie: the reader's own, or CIFAR-10's; None for what torchvision reads."""
+    if name not in BUILT_IN:
+        return Path(name)
+    folder, archive = Path(data_dir) / "cifar10", (CIFAR10_ARCHIVE, "cifar-10-batches-py")
+    if name != "CIFAR10" or not folder.is_dir() or any((Path(data_dir) / file).exists() for file in archive):
+        return None
+    if missing := [part for part in ("train", "test") if not (folder / part).is_dir()]:
+        raise InputError(f"{folder} has no folder {' and no '.join(missing)}: {CIFAR10_LAYOUT}")
+    return folder
+
+
+def check_cifar10(name: str, folder: Path, train: Images, test: Images, preparation: Preparation) -> None:
+    """InputError if a folder that stands for CIFAR-10 has other classes, or images of another kind."""
+    if name != "CIFAR10":
+        return
+    width, height = preparation.image_size
+    if preparation.classes != CIFAR10_CLASSES:
+        raise InputError(f"{folder} has the classes {', '.join(preparation.classes)}: {CIFAR10_LAYOUT}")
+    if (width, height, preparation.channels) != (32, 32, 3):
+        kind = "RGB" if preparation.channels == 3 else "grey"
+        raise InputError(
+            f"{folder} has {kind} pictures of {width} x {height} pixels: those of CIFAR-10 are RGB, 32 x 32"
+        )
+    for part, images in (("train", train), ("test", test)):
+        if missing := sorted(set(range(10)) - set(images.labels.tolist())):
+            names = ", ".join(CIFAR10_CLASSES[label] for label in missing)
+            raise InputError(f"{folder}/{part} has no picture of {names}: {CIFAR10_LAYOUT}")
 
 
 def short_name(dataset: str) -> str:
@@ -141,7 +179,8 @@ MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; ot
 
 def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Preparation]:
     """The training or the test set, unpacked or downloaded, and what it consists of; InputError without it."""
-    folder, files = Path(data_dir), "cifar-10-python.tar.gz"
+    folder, files = Path(data_dir), CIFAR10_ARCHIVE
+    pictures = f", or its pictures into {folder}/cifar10/{{train,test}}/<class>/" if name == "CIFAR10" else ""
     if name != "CIFAR10":
         folder, files = folder / name / "raw", ", ".join(f"{file}.gz" for file in MNIST_MD5)
         unpack(folder, checked=name == "MNIST")
@@ -155,7 +194,9 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
             if made.exists() and not any(made.iterdir()):
                 made.rmdir()
         reason = one_line(error)
-        raise InputError(f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/") from None
+        raise InputError(
+            f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/{pictures}"
+        ) from None
     pixels, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, C, H, W)
     _, channels, height, width = pixels.shape
@@ -182,14 +223,19 @@ def unpack(folder: Path, checked: bool) -> None:
 # --- the reader's own ---------------------------------------------------------------------------------------------
 
 
-def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Images, Preparation]:
-    """Training, validation and test images of a folder or an .npz file; says what it found and what it left out."""
+def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple[Images, Images, Images, Preparation]:
+    """Training, validation and test images of a folder or an .npz file; says what it found and what it left out.
+
+    InputError for pictures of several sizes unless they may be resized.
+    """
     pictures = find_pictures(path)
     classes = sorted({picture.label for picture in pictures}, key=natural)
     missing_parts(path, pictures, classes)  # before they are decoded, which takes long
 
     bad: dict[str, str] = {}  # names of those that can't be read, and why
     pictures, headers = read_headers(path, pictures, bad)
+    if not resize:
+        check_size(path, pictures, headers)
     preparation = choose_preparation(classes, headers, image_size)
     report_changes(path, pictures, headers, preparation)
     pictures, pixels = decode(path, pictures, preparation, bad)
@@ -211,6 +257,15 @@ def own_images(path: Path, image_size: int | None) -> tuple[Images, Images, Imag
     kind = f"{width} x {height} {'grey' if preparation.channels == 1 else 'RGB'} pixels"
     print(printable(f"{path}: {len(classes)} classes ({listed(classes, 10)}), images of {kind}, {n}{fifth}"))
     return train, val, test, preparation
+
+
+def check_size(path: Path, pictures: Sequence[Picture], headers: Sequence[Header]) -> None:
+    """InputError if pictures differ in size."""
+    usual, _ = Counter(header.size for header in headers).most_common(1)[0]
+    for picture, header in zip(pictures, headers, strict=True):
+        if header.size != usual:
+            sizes = "{} x {} pixels, most pictures have {} x {}".format(*header.size, *usual)
+            raise InputError(f"{path}: {picture.name} has {sizes}: replace it")
 
 
 def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> set[str]:

@@ -1,14 +1,17 @@
 """`--mode evaluate`: train an architecture on all training images, several times, and measure it on the test images."""
 
 import argparse
+import functools
+import heapq
 import io
 import json
 import math
-import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,63 +19,114 @@ from tqdm import tqdm
 
 import datasets
 import model
+import references
 import utils
 from datasets import Data, Preparation
+from finals import Evaluation, Finals, Job, open_finals, statistics_of
 from model import PAPER_RECIPE, Child, FromPixels, Recipe, long_enough, measure, on_device, summarize, train_child
 from search_space import Architecture, parse_architecture
+from settings import may_mirror
 from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=8, shift=1)
-SAME_IN_A_MIRROR = ("FashionMNIST", "CIFAR10")  # clothes, animals and cars; not digits or letters
 MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
-Job = tuple[Architecture, Recipe, int]  # what is trained, how, and with which seed
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
-    if args.references:
-        from benchmarks import references  # here, because it uses what is below
-    device = utils.choose_device(args.use_cuda)
-    architecture, suffix, settings = choose_architecture(args)
-    image_size, searched = args.image_size or settings.get("image_size"), {} if suffix else settings
-    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
-    recipe = final_recipe(args, settings, data)
-    size = print_network(architecture, data)
-    print(f"training it on {len(data.train.labels):,} images (epochs: {recipe.epochs:g}, seeds: {args.num_seeds})")
-    if (args.run_dir / f"evaluation{suffix}.json").exists():
-        print(f"evaluation{suffix}.json and best_child{suffix}.pt are there already, and will be replaced")
+    run = read_flags(args)
+    size = print_network(run.architecture, run.data)
+    num_images, epochs = len(run.data.train.labels), run.recipe.epochs
+    print(f"training it on {num_images:,} images (epochs: {epochs:g}, seeds: {args.num_seeds})")
+    suffix, file = run.suffix, args.run_dir / f"evaluation{run.suffix}.json"
+    with open_finals(args.run_dir / f"finals{suffix}", settings_of_finals(run)) as kept:
+        if file.exists():
+            print(f"{file.name} and best_child{suffix}.pt are there already, and will be replaced")
+        train = functools.partial(train_finals, data=run.data, device=run.device, num_workers=args.workers, kept=kept)
+        finals = train(final_jobs(run))
 
-    seeds = [utils.child_seed(args.seed, str(architecture), "final", i) for i in range(args.num_seeds)]
-    finals = train_finals([(architecture, recipe, seed) for seed in seeds], data, device, args.workers)
-
-    result = {"architecture": str(architecture), "dataset": datasets.short_name(args.dataset)}
-    confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all trainings
-    result |= data.preparation._asdict() | measured(finals, confusions)
-    result |= {"seeds": seeds, "train_images": len(data.train.labels), "seconds": time.perf_counter() - started}
-    result["test_images_in_training"] = datasets.count_repeated(data.held_out, data.train)
-    result |= size | {"recipe": asdict(recipe), "both_sides": judged_from_both_sides(recipe), "device": device}
-    result |= utils.environment(device)
-    args.run_dir.mkdir(parents=True, exist_ok=True)  # first the files: what has taken so long must not be lost
-    utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
-    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
-    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
-    if drawn := data.num_classes <= MOST_DRAWN:
-        import plots  # here, because worker processes import this file and none needs matplotlib
-
-        title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
-        plots.plot_confusions(confusions, result["classes"], title).savefig(args.run_dir / f"confusion{suffix}.png")
-
-    print_accuracies(result)
-    if args.references:
-        result["references"] = references.compare(args, settings, data, architecture, device)
-        result["seconds"] = time.perf_counter() - started
-        utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
+        confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all
+        result = describe(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
+        write_files(args.run_dir, suffix, result, finals[0]["saved"])
+        print_accuracies(result)
+        if args.references:
+            result["references"] = references.compare(run, kept, train)
+            result["seconds"] = kept.seconds_since(started)
+            utils.write_json(file, result)
+        picture = draw_confusions(args.run_dir, suffix, result, confusions)
+        kept.finish()
     print(f"time                {utils.duration(result['seconds'])}")
     files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
-    drawn = f", confusion{suffix}.png" if drawn else ""
-    print(f"files               {args.run_dir}/ (evaluation{suffix}.json{drawn}, {files})")
+    print(f"files               {args.run_dir}/ ({', '.join([file.name, *picture, files])})")
+
+
+def read_flags(args: argparse.Namespace) -> Evaluation:
+    """All that the flags describe."""
+    device = utils.choose_device(args.use_cuda)
+    chosen = choose_architecture(args)
+    image_size = args.image_size or chosen.searched.get("image_size")
+    same_images = chosen.searched if chosen.found else {}
+    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, same_images)
+    recipe = final_recipe(args, chosen.searched, data)
+    architecture, suffix = chosen.architecture.widened(args.extra_filters), chosen.suffix
+    if args.extra_filters:
+        suffix += f"-{args.extra_filters}_more_filters"
+    return Evaluation(args, architecture, suffix, chosen.searched, data, recipe, device)
+
+
+def settings_of_finals(run: Evaluation) -> dict:
+    """All that every final training depends on."""
+    pictures = datasets.path_of_pictures(run.args.dataset, run.args.data_dir)
+    return {
+        "architecture": str(run.architecture),
+        "extra_filters": run.architecture.extra_filters,
+        "dataset": datasets.short_name(run.args.dataset),
+        "images": datasets.fingerprint(run.data) if pictures else None,
+        "train_images": run.args.train_images,
+        "seed": run.args.seed,
+        "device": run.device,
+        "version": utils.VERSION,
+        **asdict(run.recipe),
+    }
+
+
+def final_jobs(run: Evaluation) -> list[Job]:
+    """A training for each seed; the network of the first one is returned."""
+    args, text = run.args, str(run.architecture)
+    seeds = [utils.child_seed(args.seed, text, "final", i) for i in range(args.num_seeds)]
+    return [Job(run.architecture, run.recipe, seed, weights=seed == seeds[0]) for seed in seeds]
+
+
+def describe(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
+    """The content of evaluation.json."""
+    result = {"architecture": str(run.architecture), "extra_filters": run.architecture.extra_filters}
+    result["dataset"] = datasets.short_name(run.args.dataset)
+    result |= run.data.preparation._asdict() | measured(finals, confusions)
+    result |= {"seeds": [job.seed for job in final_jobs(run)], "train_images": len(run.data.train.labels)}
+    result["test_images_in_training"] = datasets.count_repeated(run.data.held_out, run.data.train)
+    result |= size | {"recipe": asdict(run.recipe), "both_sides": judged_from_both_sides(run.recipe)}
+    return result | {"device": run.device} | utils.environment(run.device)
+
+
+def write_files(run_dir: Path, suffix: str, result: dict, saved: bytes) -> None:
+    """Write the accuracies and the first seed's network."""
+    utils.write_json(run_dir / f"evaluation{suffix}.json", result)
+    utils.write_atomically(run_dir / f"best_child{suffix}.pt", saved)
+    utils.write_atomically(run_dir / f"best_child{suffix}.pt2", exported(saved))
+
+
+def draw_confusions(run_dir: Path, suffix: str, result: dict, confusions: Tensor) -> list[str]:
+    """Draw which classes are taken for which, if they are few enough; returns the names of what was written."""
+    if len(confusions) > MOST_DRAWN:
+        return []
+    import plots  # here, because worker processes import this file and none needs matplotlib
+
+    title = f"{result['architecture']} on {result['dataset']}: {len(result['seeds'])} trainings"
+    name = f"confusion{suffix}.png"
+    plots.plot_confusions(confusions, result["classes"], title).savefig(run_dir / name)
+    return [name]
 
 
 def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
@@ -100,9 +154,10 @@ def print_accuracies(result: dict) -> None:
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    flip = recipe.flip or args.dataset in SAME_IN_A_MIRROR
+    of_paper = recipe.flip and args.mirror is not False
+    flip = of_paper or may_mirror(args, settings.get("mirror"))
     epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
-    recipe = replace(recipe, epochs=epochs, flip=flip, best_of=1)  # the test set chooses none
+    recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
     as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
     return recipe if as_it_is else long_enough(recipe, len(data.train.labels))
 
@@ -110,13 +165,6 @@ def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe
 def judged_from_both_sides(recipe: Recipe) -> bool:
     """Whether predictions are means of those for an image and its mirror image: not for the paper's recipe."""
     return recipe.flip and recipe.schedule != PAPER_RECIPE.schedule
-
-
-def statistics_of(name: str, finals: Sequence[dict]) -> dict:
-    """An accuracy of several trainings, its mean and its standard deviation."""
-    values = [final[name] for final in finals]
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {name: values, f"{name}_mean": statistics.fmean(values), f"{name}_std": std}
 
 
 def print_network(architecture: Architecture, data: Data) -> dict:
@@ -130,41 +178,85 @@ def print_network(architecture: Architecture, data: Data) -> dict:
     return size
 
 
-def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int) -> list[dict]:
-    """Train architectures, each with a recipe and a seed, in parallel; top-1, top-5 and, of a `Child`, weights."""
-    images_seen = torch.zeros(len(jobs), dtype=torch.int64).share_memory_()
-    total = sum(math.prod(model.training_steps(recipe, len(data.train.labels))[::2]) for _, recipe, _ in jobs)  # images
+def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int, kept: Finals) -> list[dict]:
+    """The results of final trainings, in parallel: each is kept as soon as it has ended, and none is repeated."""
+    finals = [kept.find_training(job) for job in jobs]
+    missing = [index for index, final in enumerate(finals) if final is None]
+    if len(missing) < len(jobs):
+        print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings have ended before: taken from {kept.folder}")
+    if not missing:
+        return finals
+    progress = torch.zeros(len(jobs), 2, dtype=torch.float64).share_memory_()  # of each: images seen, accuracy
+    num_workers = min(num_workers, len(missing))
     with (
-        Workers(min(num_workers, len(jobs)), shared=(datasets.in_shared_memory(data), images_seen)) as workers,
-        tqdm(total=total, unit=" images", unit_scale=True, dynamic_ncols=True) as bar,
+        Workers(num_workers, shared=(datasets.in_shared_memory(data), progress)) as workers,
+        ProgressLine(jobs, finals, len(data.train.labels), num_workers) as line,
     ):
-        job_of = {workers.submit(workers.run, final_child, index, job, device): job for index, job in enumerate(jobs)}
-        done = set()
-        while len(done) < len(jobs):
-            done, _ = wait(job_of, timeout=0.5, return_when=FIRST_EXCEPTION)
-            bar.update(images_seen.sum().item() - bar.n)
-            for training in done:  # the first failure ends all
-                if isinstance(error := training.exception(), TaskFailed):
-                    raise InputError(f"{job_of[training][0]} can't be trained: {error}; try fewer --workers")
-                training.result()
-        return [training.result() for training in job_of]
+        training_of = {i: workers.submit(workers.run, final_child, i, jobs[i], device) for i in missing}
+        while missing:
+            wait([training_of[i] for i in missing], timeout=0.5, return_when=FIRST_COMPLETED)
+            ended = [index for index in missing if training_of[index].done()]
+            failed = [index for index in ended if training_of[index].exception()]
+            for index in [index for index in ended if index not in failed]:
+                finals[index] = training_of[index].result()
+                kept.keep_training(jobs[index], finals[index])
+                missing.remove(index)
+            for index in failed:  # the first failure ends all
+                error = training_of[index].exception()
+                if isinstance(error, TaskFailed):
+                    raise InputError(f"{jobs[index].network} can't be trained: {error}; try fewer --workers")
+                raise error
+            line.show(progress, missing)
+    return finals
+
+
+class ProgressLine(tqdm):
+    """How far trainings are, when the last one will end, and the running accuracy of the first that has not ended.
+
+    It counts the images that the busiest process has to train on, because these take the time.
+    """
+
+    def __init__(self, jobs: Sequence[Job], finals: Sequence[dict | None], num_images: int, num_workers: int) -> None:
+        self.images = [math.prod(model.training_steps(job.recipe, num_images)[::2]) for job in jobs]
+        self.num_processes = num_workers
+        total = self.images_ahead(self.images)
+        ahead = self.images_ahead([n for n, final in zip(self.images, finals, strict=True) if final is None])
+        line = "{percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left{postfix}"
+        settings = {"total": total, "initial": total - ahead, "smoothing": 0, "bar_format": line}
+        super().__init__(dynamic_ncols=True, **settings)
+
+    def images_ahead(self, images: Sequence[float]) -> float:
+        """Images of the busiest process, when each takes the next training as soon as it is free."""
+        busy = [0.0] * self.num_processes
+        for n in images:
+            heapq.heapreplace(busy, busy[0] + n)
+        return max(busy)
+
+    def show(self, progress: Tensor, missing: Sequence[int]) -> None:
+        """Move the line to where the trainings are."""
+        self.n = self.total - self.images_ahead([self.images[i] - progress[i, 0].item() for i in missing])
+        accuracy = progress[missing[0], 1].item() if missing else 0.0
+        self.set_postfix_str(f"training accuracy {accuracy:.1%}" if accuracy else "")
 
 
 def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     """Runs in a worker process: train a network on all training images and measure it on the test images."""
-    (data, images_seen), (architecture, recipe, seed) = shared, job
-    there = on_device(data, device)
-    trained = train_child(architecture, there, recipe, seed, images_seen[index])
-    top1, top5, both_sides = trained.accuracy, trained.top5_accuracy, judged_from_both_sides(recipe)
-    if both_sides:
+    data, progress = shared
+    there, both_sides = on_device(data, device), judged_from_both_sides(job.recipe)
+    trained = train_child(job.network, there, job.recipe, job.seed, progress[index])
+    top1, top5 = trained.accuracy, trained.top5_accuracy
+    if both_sides or job.recipe.precision != "float32":  # the network is used in float32
         top1, top5 = measure(trained.child, there.held_out, both_sides)
-    accuracies, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
-    if callable(architecture):
-        return accuracies
-    saved = {"architecture": str(architecture), "state_dict": child.state_dict()}
-    saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
-    saved |= data.preparation._asdict() | {"both_sides": both_sides}
-    return accuracies | {"confusions": confused(child, data, both_sides), "saved": utils.as_bytes(saved)}
+    final, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
+    if not callable(job.network):
+        final["confusions"] = confused(child, data, both_sides)
+    if job.weights:
+        saved = {"architecture": str(job.network), "extra_filters": job.network.extra_filters}
+        saved["state_dict"] = child.state_dict()
+        saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
+        saved |= data.preparation._asdict() | {"both_sides": both_sides}
+        final["saved"] = utils.as_bytes(saved)
+    return final
 
 
 @torch.inference_mode()
@@ -179,7 +271,8 @@ def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[in
 def exported(saved: bytes) -> bytes:
     """A trained child as a program of `torch.export`, for any number of images; it runs without this repository."""
     found = torch.load(io.BytesIO(saved), weights_only=True)
-    child = Child(parse_architecture(found["architecture"]), found["image_shape"], found["num_classes"])
+    architecture = parse_architecture(found["architecture"]).widened(found.get("extra_filters", 0))
+    child = Child(architecture, found["image_shape"], found["num_classes"])
     child.load_state_dict(found["state_dict"])
     child.to(memory_format=torch.contiguous_format)  # or torch.export.save warns
     pixels = torch.zeros(2, *found["image_shape"], dtype=torch.uint8)
@@ -191,32 +284,69 @@ def exported(saved: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, dict]:
-    """--architecture, the run folder's best, or the committed one; a suffix of files; the settings of the search."""
+class Chosen(NamedTuple):
+    """The network that `--mode evaluate` trains."""
+
+    architecture: Architecture
+    suffix: str  # of the names of its files
+    searched: dict  # settings of the search in the run folder, if it is one on this data set; otherwise empty
+    found: bool = False  # by that search: the images must be the same
+
+
+def choose_architecture(args: argparse.Namespace) -> Chosen:
+    """--architecture, the best network of the search in the run folder, or the committed one."""
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
-    name, own = datasets.short_name(args.dataset), args.dataset not in datasets.BUILT_IN
-    same = settings.get("dataset") == name and bool(settings.get("images")) == own  # a folder may be called MNIST
+    same = is_search_on(settings, args)
     if args.architecture is not None:
-        text = str(args.architecture)
-        short = text if len(text) <= 200 else f"{text[:180]}-{utils.child_seed(0, text)}"
-        return args.architecture, f"-{short}", settings if same else {}
-    if rows and not same:
+        return Chosen(args.architecture, f"-{short_text(args.architecture)}", settings if same else {})
+    if not rows:
+        return Chosen(committed_architecture(args), "", {})
+    if not same:
         before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
         raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
-    said = f"best architecture of the search in {args.run_dir}"
-    file, committed = args.run_dir / "best.json", utils.ROOT / "results" / name.lower() / "best.json"
-    if not rows:
-        if own or args.run_dir != utils.default_run_dir(name, args.strategy) or not committed.exists():
-            raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
-        file, said = committed, f"no search in {args.run_dir}: taken from {committed.relative_to(utils.ROOT)}"
+    return Chosen(best_of_search(args.run_dir, rows), "", settings, found=True)
+
+
+def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
+    """Whether a search with these settings used this data set; a folder may be called MNIST."""
+    pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
+    same_kind = bool(settings.get("images")) == (pictures is not None)
+    return settings.get("dataset") == datasets.short_name(args.dataset) and same_kind
+
+
+def short_text(architecture: Architecture) -> str:
+    """An architecture's text form, cut where it would be too long for a file's name."""
+    text = str(architecture)
+    return text if len(text) <= 200 else f"{text[:180]}-{utils.child_seed(0, text)}"
+
+
+def best_of_search(run_dir: Path, rows: dict[int, dict]) -> Architecture:
+    """The network that a search returned, or the best so far of one that is not finished."""
+    file = run_dir / "best.json"
     best = utils.read_json(file) if file.exists() else {}
-    if rows and best.get("children") != len(rows):
-        said = f"the search in {args.run_dir} is not finished: best of {len(rows)} children"
-        best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
+    if best.get("children") == len(rows):
+        return named_architecture(best, run_dir, f"best architecture of the search in {run_dir}")
+    best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
+    return named_architecture(best, run_dir, f"the search in {run_dir} is not finished: best of {len(rows)} children")
+
+
+def committed_architecture(args: argparse.Namespace) -> Architecture:
+    """The network in `results/`, for the default run folder without a search."""
+    name = datasets.short_name(args.dataset)
+    file = utils.ROOT / "results" / name.lower() / "best.json"
+    usual = args.dataset in datasets.BUILT_IN and args.run_dir == utils.default_run_dir(name, args.strategy)
+    if not usual or not file.exists():
+        raise InputError(f"no search in {args.run_dir}: run --mode generate there first, or name an --architecture")
+    said = f"no search in {args.run_dir}: taken from {file.relative_to(utils.ROOT)}"
+    return named_architecture(utils.read_json(file), args.run_dir, said)
+
+
+def named_architecture(best: dict, run_dir: Path, said: str) -> Architecture:
+    """The architecture that best.json or a ledger's row names; prints it, and what is `said` of it."""
     try:
         architecture = parse_architecture(str(best["architecture"]))
     except (KeyError, ValueError) as error:
-        raise InputError(f"no architecture to read in {args.run_dir}: {error}") from None
+        raise InputError(f"no architecture to read in {run_dir}: {error}") from None
     print(f"{said}: {architecture}")
-    return architecture, "", settings
+    return architecture

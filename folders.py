@@ -162,8 +162,8 @@ def classes_first(tree: Tree) -> bool:
 
 
 def own_pictures(tree: Tree, folder: Path) -> bool:
-    """Whether a folder's own pictures are more than a cover or two beside those of the folders in it."""
-    return 10 * len(tree.pictures[folder]) >= tree.total[folder]
+    """Whether a folder's own pictures are more than a few covers beside those of the folders in it."""
+    return 4 * len(tree.pictures[folder]) >= tree.total[folder]
 
 
 # --- what is no layout of classes ---------------------------------------------------------------------------------
@@ -225,7 +225,8 @@ def refuse_other_tasks(root: Path, tree: Tree) -> None:
     """InputError if this is what detection and segmentation use: pictures in one folder, what they show in another."""
     for folder in tree.folders:
         names = {below.name.lower(): below for below in tree.folders[folder]}
-        images = [names[name] for name in names if name in PICTURES and not has_classes(tree, names[name])]
+        images = [below for name, below in names.items() if name in PICTURES and tree.total[below]]
+        images = [below for below in images if not has_classes(tree, below)]
         labels = [names[name] for name in names if name in BESIDE_PICTURES]
         if images and labels:
             what = f"{images[0]} beside {labels[0]} is a layout for detection or segmentation (YOLO, Roboflow, VOC)"
@@ -252,8 +253,8 @@ def refuse_groups(root: Path, tree: Tree, found: Sequence[ClassFolder]) -> None:
     directly = f"put their pictures directly into them, or write {TABLE}"
     if all(map(part_in, names)):
         what = f"{outer} with folders called like parts, {inner}"
-        one, all_of_them = f"one of them is the data set: {point}", "are classes: each class needs a folder train in it"
-        raise InputError(f"{root} has {what}. If {one}. If they {all_of_them}, with the pictures directly in it")
+        classes = "each class needs a folder train, with its pictures directly in it"
+        raise InputError(f"{root} has {what}. If one of them is the data set: {point}. If they are classes: {classes}")
     if len(parents) > 1:
         remedy = f"move them up, into {listed(sorted(parents), 3)}"
     elif len(groups) > 1 and set.intersection(*inside):

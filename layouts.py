@@ -15,6 +15,12 @@ from pictures import Picture, note
 from tables import Labelled, NotLabels, find_tables, read_tables
 from utils import InputError, listed, printable
 
+HINTS = {  # what to do with files that may hold the pictures or their labels, if no layout is found
+    (".csv", ".npz"): "for {file}: --dataset {path}",
+    (".tsv", ".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".mat"): "labels of {file} are read as CSV only",
+    (".npy",): "several arrays such as {file} are read from one .npz file (np.savez)",
+    (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"): "unpack {file}",
+}
 RUNS = "a run of this program"
 SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "lost+found"}  # what systems leave in folders, beside hidden files
 
@@ -32,10 +38,14 @@ def find_pictures(path: Path) -> list[Picture]:
 
 def read_labelled(file: Path) -> list[Picture]:
     """The pictures that a table gives labels to, from the folder that it is in."""
-    folders, _ = walk(file.parent)
+    root, table = file.parent, Path(file.name)
+    folders, left_out = walk(root)
     files = [picture for pictures in folders.values() for picture in pictures]
     part = "train" if exact_part(file.stem) == "train" else None
-    return in_order(file.parent, read_tables(file.parent, {Path(file.name): part}, files))
+    labelled = read_tables(root, {table: part}, files)
+    left_out["no picture"] = [path for path in left_out["no picture"] if path != table]
+    report_left_out(root, left_out)
+    return in_order(root, labelled)
 
 
 def read_folder(root: Path) -> list[Picture]:
@@ -63,18 +73,20 @@ def read_folder(root: Path) -> list[Picture]:
         try:
             pictures = read_class_folders(root, make_tree(folders), left_out)
         except InputError as error:
-            raise InputError("; ".join(map(str, (error, *(unused or hints(root, left_out["no picture"])))))) from None
+            more = unused or hints(root, left_out["no picture"])
+            raise InputError("; ".join(map(str, [error, *more]))) from None
     for error in unused:
         print(printable(f"{error}; it is not used"))
     return pictures
 
 
 def hints(root: Path, others: Sequence[Path]) -> list[str]:
-    """What to do with files that may hold the pictures or their labels, if no layout is found."""
-    tables = [file for file in others if file.suffix.lower() in (".csv", ".npz") and len(file.parts) == 1]
-    archives = [file for file in others if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
-    found = [f"for {printable(file)}: --dataset {quote(str(root / file))}" for file in tables[:1]]
-    return found + [f"unpack {printable(file)}" for file in archives[:1]]
+    """What to do with the first file of each kind that may hold the pictures or their labels."""
+    found = []
+    for suffixes, hint in HINTS.items():
+        files = [file for file in others if file.suffix.lower() in suffixes]
+        found += [hint.format(file=file, path=quote(str(root / file))) for file in files[:1]]
+    return found
 
 
 def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) -> list[Picture]:
@@ -138,6 +150,8 @@ def with_labels_of_training(path: Path, pictures: list[Picture]) -> list[Picture
             name_of[label] = names[0]
     differently = [f"{label!a} is {name!a}" for label, name in name_of.items()]
     note(path, "names in other parts that differ in case, spaces or accents only, so the same class", differently)
+    if not name_of:
+        return pictures
     return [picture._replace(label=name_of.get(picture.label, picture.label)) for picture in pictures]
 
 

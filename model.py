@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from datasets import Data, Images
 from search_space import Architecture
 
+MIN_POOLED = 8  # pixels: smaller maps are not pooled
+
 
 class ImpossibleNetwork(ValueError):
     """An architecture whose feature maps would shrink below 1x1 on images of this size."""
@@ -28,14 +31,17 @@ class ImpossibleNetwork(ValueError):
 class Child(nn.Module):
     """The network an architecture describes; `image_shape` is (C, H, W).
 
-    Each layer is [conv, max-pool 2?, batch norm, ReLU] on its inputs, joined in depth; no pooling in the last layer,
-    nor where the map is less than 8 pixels wide. Then the outputs that no layer takes are joined, and [linear, ReLU,
-    linear] or global average pooling and linear follow. ImpossibleNetwork if a map would shrink below 1x1.
+    Each layer is [conv, max-pool 2?, batch norm, ReLU] on its inputs, joined in depth. Where a layer pools, all earlier
+    maps that are still needed are pooled with it, so that a skip connection brings no larger map back; no pooling in
+    the last layer, nor of a map less than 8 pixels wide or high. Then the outputs that no layer takes are joined, and
+    [linear, ReLU, linear] or global average pooling and linear follow. ImpossibleNetwork if a map would shrink below
+    1x1.
     """
 
     def __init__(self, architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
-        self.architecture, self.convs, self.norms, self.pools = architecture, nn.ModuleList(), nn.ModuleList(), []
+        self.architecture, self.convs, self.norms = architecture, nn.ModuleList(), nn.ModuleList()
+        self.pooled: list[set[int]] = []  # by each layer: the maps that it pools, its own and earlier ones
         self.shapes = []  # (C, H, W) of each convolution's output
         maps = [torch.zeros(1, *image_shape)]  # of the image and of each layer, to see their shapes
         for number, layer in enumerate(architecture.layers, start=1):
@@ -49,8 +55,12 @@ class Child(nn.Module):
             with torch.no_grad():
                 x = conv(x)
             self.shapes.append(tuple(x.shape[1:]))
-            self.pools.append(layer.pool and number < len(architecture.layers) and min(x.shape[2:]) >= 8)
-            maps.append(F.max_pool2d(x, 2) if self.pools[-1] else x)
+            maps.append(x)
+            pools = layer.pool and number < len(architecture.layers)
+            needed = architecture.needed_after(number) if pools else ()
+            self.pooled.append({j for j in needed if min(maps[j].shape[2:]) >= MIN_POOLED})
+            for j in self.pooled[-1]:
+                maps[j] = F.max_pool2d(maps[j], 2)
         x = concatenate([maps[j] for j in architecture.outputs])
         self.hidden = nn.Linear(x[0].numel(), architecture.hidden) if architecture.hidden else None
         self.classifier = nn.Linear(architecture.hidden or x.shape[1], num_classes)
@@ -59,11 +69,12 @@ class Child(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of normalised float images (B, C, H, W)."""
         maps = [images]
-        for layer, conv, norm, pool in zip(self.architecture.layers, self.convs, self.norms, self.pools, strict=True):
-            x = conv(concatenate([maps[j] for j in layer.inputs]))
-            if pool:
-                x = F.max_pool2d(x, 2)  # first: a quarter of the work for batch norm and ReLU
-            maps.append(F.relu(norm(x)))
+        layers = zip(self.architecture.layers, self.convs, self.norms, self.pooled, strict=True)
+        for number, (layer, conv, norm, pooled) in enumerate(layers, start=1):
+            maps.append(conv(concatenate([maps[j] for j in layer.inputs])))
+            for j in pooled:
+                maps[j] = F.max_pool2d(maps[j], 2)
+            maps[number] = F.relu(norm(maps[number]))  # after its pooling: a quarter of the work
         x = concatenate([maps[j] for j in self.architecture.outputs])
         if self.hidden is None:
             return self.classifier(x.mean((2, 3)))
@@ -76,7 +87,9 @@ def concatenate(maps: list[Tensor]) -> Tensor:
     if len(maps) == 1:
         return maps[0]
     height, width = (max(x.shape[axis] for x in maps) for axis in (2, 3))
-    return torch.cat([F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in maps], 1)
+    smaller = [x.shape[2:] != (height, width) for x in maps]
+    pads = [(0, width - x.shape[3], 0, height - x.shape[2]) for x in maps]
+    return torch.cat([F.pad(x, pad) if small else x for x, pad, small in zip(maps, pads, smaller, strict=True)], 1)
 
 
 class LayerSummary(NamedTuple):
@@ -125,6 +138,7 @@ class Recipe:
     shift: int = 0  # augmentation: images are moved by up to so many pixels in both directions
     flip: bool = False  # augmentation: images are mirrored with probability 1/2
     best_of: int = 1  # the accuracy is the best one after each of the last so many epochs
+    precision: str = "float32"  # of activations; or "bfloat16": mixed precision, where the processor is faster with it
 
 
 PAPER_RECIPE = Recipe(  # §4.1; the batch size is not in the paper
@@ -142,12 +156,13 @@ class TrainedChild(NamedTuple):
 
 
 def train_child(
-    architecture: Architecture, data: Data, recipe: Recipe, seed: int, images_seen: Tensor | None = None
+    architecture: Architecture, data: Data, recipe: Recipe, seed: int, progress: Tensor | None = None
 ) -> TrainedChild:
     """Train one child where the images are, and measure it on those held out: a pure function, on one thread on a CPU.
 
     In the place of `architecture` may be a function from the images' shape and the number of classes to a network.
-    `images_seen`, a scalar in shared memory, is raised as training goes on, for a progress bar.
+    `progress`, two numbers in shared memory, is for a progress bar: the images trained on so far, and the accuracy on
+    the latest ones, which is read every 50 steps because a GPU would wait for it.
     """
     started = time.perf_counter()
     torch.set_num_threads(1)
@@ -159,11 +174,16 @@ def train_child(
         child = make(tuple(pixels.shape[1:]), data.num_classes).to(pixels.device)
     generator = torch.Generator().manual_seed(seed)
     optimizers = make_optimizers(child, recipe)
+    running_accuracy = torch.full((), 1 / data.num_classes, device=pixels.device)
 
     def update(batch: Tensor, offsets: Tensor, mirrored: Tensor) -> None:
         images = augment(pixels[batch], recipe, offsets, mirrored)
-        loss = F.cross_entropy(child(normalize(images)), labels[batch], label_smoothing=recipe.label_smoothing)
+        with mixed_precision(recipe, pixels.device):
+            logits = child(normalize(images))
+        loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=recipe.label_smoothing)
         loss.backward()
+        if progress is not None:
+            running_accuracy.lerp_((logits.argmax(1) == labels[batch]).float().mean(), 0.02)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -184,14 +204,24 @@ def train_child(
             group["lr"] = group["lr"].fill_(rate) if on_gpu else rate
         update(order[number * batch_size : (number + 1) * batch_size], offsets[number], mirrored[number])
 
-        if images_seen is not None:
-            images_seen += batch_size
+        if progress is not None:
+            progress[0] = (step + 1) * batch_size  # no sum: a training whose process has died begins anew
+            if step % 50 == 49:
+                progress[1] = running_accuracy
         epochs_left, rest = divmod(num_steps - 1 - step, steps_per_epoch)
         if rest == 0 and epochs_left < recipe.best_of:
-            measured.append(measure(child, data.held_out))
+            with mixed_precision(recipe, pixels.device):
+                measured.append(measure(child, data.held_out))
 
     accuracy, top5_accuracy = max(measured)
     return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)
+
+
+def mixed_precision(recipe: Recipe, device: torch.device) -> AbstractContextManager:
+    """A context in which layers compute in bfloat16, if that is the recipe's precision; weights stay in float32."""
+    if recipe.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)  # a CUDA graph must not keep the cache
 
 
 class Graphed:

@@ -147,7 +147,10 @@ def plot_architecture(architecture: Architecture, title: str) -> Figure:
     for layer in architecture.layers:
         stride = layer.conv.get("stride", (1, 1))
         more = "" if stride == (1, 1) else "\nstride {} x {}".format(*stride)
-        more += f"\npadding {layer.conv['padding'][0]}" if layer.pool else ""  # else the one that keeps the size
+        if architecture.hidden:  # a network of the small space; the paper's padding keeps the size
+            more += f"\npadding {layer.conv['padding'][0]}"
+        elif layer.pool:
+            more += "\nmax-pooling"
         labels.append("{} x {}\n{} filters{}".format(*layer.conv["kernel_size"], layer.filters, more))
     labels.append("classifier")
     arrows = [(j, end) for end, layer in enumerate(architecture.layers, start=1) for j in layer.inputs]

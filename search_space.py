@@ -7,7 +7,7 @@ assert architecture == parse_architecture("k5f16p0-k5f32p1")
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 ANCHOR_POINT = ("inputs", ())  # a decision that ends a layer: which of the earlier layers it takes (§3.3)
@@ -17,11 +17,11 @@ ANCHOR_POINT = ("inputs", ())  # a decision that ends a layer: which of the earl
 class Layer:
     """A convolution as a value; what the spaces below write, and all that a network is built from."""
 
-    text: str  # its name, such as `k5f16p0` or `c3x5f36s2x1i1.2`
+    text: str  # its name, such as `k5f16p0` or `c3x5f36s2x1mi1.2`
     filters: int
     conv: dict[str, tuple[int, int]]  # what `nn.Conv2d` gets beside channels: kernel_size, ..., down and across
     inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
-    pool: bool  # max-pooling follows, where the map is large enough and the layer not the last
+    pool: bool  # max-pooling of 2 follows, where the map is large enough and the layer not the last
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Architecture:
 
     layers: tuple[Layer, ...]
     hidden: int | None  # units of a linear layer before the classifier; None: global average pooling instead
+    extra_filters: int = 0  # that were added to each layer; they are not in the text form
 
     def __str__(self) -> str:
         return "-".join(layer.text for layer in self.layers)
@@ -39,6 +40,16 @@ class Architecture:
         """The layers that no layer takes: the classifier does (§3.3)."""
         taken = {j for layer in self.layers for j in layer.inputs}
         return tuple(j for j in range(1, len(self.layers) + 1) if j not in taken)
+
+    def needed_after(self, number: int) -> set[int]:
+        """The maps of layers up to `number`, 0 the image, that a later layer or the classifier takes."""
+        taken = {j for layer in self.layers[number:] for j in layer.inputs}
+        return {j for j in taken.union(self.outputs) if j <= number}
+
+    def widened(self, extra_filters: int) -> "Architecture":
+        """The same network with more filters in every layer, the paper's last step (§4.1)."""
+        layers = (replace(layer, filters=layer.filters + extra_filters) for layer in self.layers)
+        return replace(self, layers=tuple(layers), extra_filters=self.extra_filters + extra_filters)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,13 @@ class SearchSpace:
         values_of: dict[int, dict[str, int]] = {}
         for (layer, name, choices), action in zip(self.tokens[: len(actions)], actions, strict=True):
             values_of.setdefault(layer, {})[name] = choices[action]
+        for layer in self.pooled_layers(len(values_of)):
+            values_of[layer]["pool"] = True
         return Architecture(tuple(self.layer(*of_layer) for of_layer in values_of.items()), self.hidden)
+
+    def pooled_layers(self, num_layers: int) -> list[int]:
+        """The layers, from 1, of a network of this depth after which the space puts a max-pooling: none."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -93,14 +110,18 @@ class SmallSpace(SearchSpace):
 
 @dataclass(frozen=True)
 class PaperSpace(SearchSpace):
-    """Rectangular convolutions that keep the size up to their stride, with skip connections (§3.1, §3.3, §4.1)."""
+    """Rectangular convolutions that keep the size up to their stride, with skip connections (§3.1, §3.3, §4.1).
+
+    Max-poolings are not predicted: `pooling` of them stand at evenly spaced places (§4.1, Table 1's third network).
+    """
 
     strides: bool = False  # predicted too, instead of fixed to 1
+    pooling: int = 0  # max-poolings of 2
 
     hidden: ClassVar = None
     pattern: ClassVar = re.compile(
         r"c(?P<height>\d+)x(?P<width>\d+)f(?P<filters>\d+)(s(?P<stride_height>\d+)x(?P<stride_width>\d+))?"
-        r"(i(?P<inputs>\d+(\.\d+)*))?",
+        r"(?P<pool>m)?(i(?P<inputs>\d+(\.\d+)*))?",
         re.ASCII,
     )
     choices: ClassVar = {
@@ -117,16 +138,23 @@ class PaperSpace(SearchSpace):
         chosen = (item for item in self.choices.items() if self.strides or "stride" not in item[0])
         return (*chosen, ANCHOR_POINT)
 
+    def pooled_layers(self, num_layers: int) -> list[int]:
+        """The layers, from 1, of a network of this depth that a max-pooling follows: of 6 with two poolings 2 and 4."""
+        return [place * num_layers // (self.pooling + 1) for place in range(1, self.pooling + 1)]
+
     @staticmethod
     def layer(number: int, values: dict[str, int]) -> Layer:
         """Layer `number`, from 1, with these values of its tokens; without inputs it takes the image."""
         size, filters = (values["height"], values["width"]), values["filters"]
         stride = (values.get("stride_height", 1), values.get("stride_width", 1))
         inputs = tuple(j for j in range(1, number) if values[f"input {j}"])
-        text = "c{}x{}f{}".format(*size, filters) + ("s{}x{}".format(*stride) if stride != (1, 1) else "")
+        pool = bool(values.get("pool"))
+        text = "c{}x{}f{}".format(*size, filters)
+        text += "s{}x{}".format(*stride) if stride != (1, 1) else ""
+        text += "m" if pool else ""
         text += "i" + ".".join(map(str, inputs)) if inputs else ""
         conv = {"kernel_size": size, "padding": (size[0] // 2, size[1] // 2), "stride": stride}
-        return Layer(text, filters, conv, inputs or (0,), pool=False)
+        return Layer(text, filters, conv, inputs or (0,), pool)
 
 
 def parse_architecture(text: str) -> Architecture:
@@ -138,6 +166,7 @@ def parse_architecture(text: str) -> Architecture:
             raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
         found = match.groupdict("")
         inputs = [int(j) for j in found.pop("inputs", "").split(".") if j]
+        pool = bool(found.pop("pool", ""))
         values = {name: int(value) for name, value in found.items() if value}
         for name, value in values.items():
             if value not in space.choices[name]:
@@ -145,8 +174,11 @@ def parse_architecture(text: str) -> Architecture:
                 raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
         if not all(0 < j < number for j in inputs):
             raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
-        layer = space.layer(number, values | {f"input {j}": j in inputs for j in range(1, number)})
+        values |= {f"input {j}": j in inputs for j in range(1, number)}
+        layer = space.layer(number, values | {"pool": pool})
         if layer.text != part:
             raise ValueError(f"{text!r} is not an architecture: write {part} as {layer.text}")
         layers.append(layer)
+    if space is PaperSpace and layers[-1].pool:
+        raise ValueError(f"{text!r} is outside the search space: no max-pooling (m) follows the last layer")
     return Architecture(tuple(layers), space.hidden)

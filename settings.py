@@ -14,7 +14,7 @@ import torch
 import datasets
 import utils
 from controller import Controller
-from model import PAPER_RECIPE, Recipe, long_enough, possible_size
+from model import MIN_POOLED, PAPER_RECIPE, Recipe, long_enough, possible_size
 from policy_gradient import PolicyGradient
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 from utils import InputError
@@ -93,9 +93,21 @@ def read_once(args: argparse.Namespace) -> Run:
     """All that the flags of a search describe."""
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
+    check_pooling(args.pooling, data)
     space, limited = make_space(args), args.max_parameters or args.max_flops
     allowed = (lambda actions: within_limits(space.decode(actions), data, vars(args))) if limited else None
     return Run(args, space, data, child_recipe(args, data), device, allowed)
+
+
+def check_pooling(pooling: int, data: datasets.Data) -> None:
+    """InputError if images are too small to be halved so often."""
+    height, width = data.train.pixels.shape[2:]
+    possible, side = 0, min(height, width)
+    while side >= MIN_POOLED:
+        possible, side = possible + 1, side // 2
+    if pooling > possible:
+        too_small = f"maps below {MIN_POOLED} x {MIN_POOLED} are not pooled"
+        raise InputError(f"--pooling {pooling}: images of {width} x {height} allow {possible} at most, as {too_small}")
 
 
 def depth(args: argparse.Namespace, children: int) -> int:
@@ -105,8 +117,21 @@ def depth(args: argparse.Namespace, children: int) -> int:
 
 def make_space(args: argparse.Namespace) -> SearchSpace:
     """The space of the deepest networks of a search."""
-    layers = depth(args, args.num_children - 1)
-    return PaperSpace(layers, args.strides) if args.space == "paper" else SmallSpace(layers)
+    return space_of(vars(args), depth(args, args.num_children - 1))
+
+
+def space_of(flags: dict, num_layers: int) -> SearchSpace:
+    """The space that these flags describe, with so many layers."""
+    if flags["space"] == "small":
+        return SmallSpace(num_layers)
+    return PaperSpace(num_layers, flags["strides"], flags.get("pooling", 0))
+
+
+def space_around(network: Architecture, searched: dict) -> SearchSpace:
+    """The space of a network, as deep as it is; `searched` are the settings of its search, empty if there was none."""
+    pooling = sum(layer.pool for layer in network.layers)
+    flags = {"space": "small" if network.hidden else "paper", "strides": "s" in str(network), "pooling": pooling}
+    return space_of(searched if searched.get("space") == flags["space"] else flags, len(network.layers))
 
 
 def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
@@ -131,9 +156,17 @@ def of_update(args: argparse.Namespace) -> dict:
 def child_recipe(args: argparse.Namespace, data: datasets.Data) -> Recipe:
     """How children are trained; on the reader's own images never too short to learn anything, if no length is given."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else Recipe()
+    recipe = replace(recipe, precision=args.precision, flip=recipe.flip and args.mirror is not False)
     if args.child_epochs is not None:
         return replace(recipe, epochs=args.child_epochs)
     return long_enough(recipe, len(data.train.labels))
+
+
+def may_mirror(args: argparse.Namespace, default: bool | None = None) -> bool:
+    """Whether final trainings mirror images: what --mirror says, or `default`, or what suits a built-in data set."""
+    if args.mirror is not None:
+        return args.mirror
+    return args.dataset in datasets.SAME_IN_A_MIRROR if default is None else default
 
 
 def within_limits(architecture: Architecture, data: datasets.Data, limits: dict) -> bool:
@@ -155,7 +188,7 @@ def make_workers(run: Run) -> Workers | Cluster:
 
 FREE = {  # flags on which neither a reward nor the order of sampling depends
     "mode", "data_dir", "run_dir", "workers", "cluster", "gpus_per_child", "use_cuda", "num_children", "num_finalists",
-    "architecture", "eval_epochs", "num_seeds", "references", "paper",
+    "architecture", "eval_epochs", "num_seeds", "extra_filters", "references", "paper",
 }  # fmt: skip
 
 
@@ -164,8 +197,14 @@ def config(run: Run) -> dict:
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.args).items()}
     settings = {name: value for name, value in flags.items() if name not in FREE}
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
+    del settings["recipe"]["precision"]  # which is a flag
     settings["version"] = utils.VERSION  # another one may sample and train otherwise
-    settings["images"] = None if run.args.dataset in datasets.BUILT_IN else datasets.fingerprint(run.data)
+    settings["mirror"] = may_mirror(run.args)
+    by_default = {"pooling": 0, "precision": "float32", "mirror": run.args.dataset in datasets.SAME_IN_A_MIRROR}
+    pictures = datasets.path_of_pictures(run.args.dataset, run.args.data_dir)
+    settings["images"] = datasets.fingerprint(run.data) if pictures else None
+    for name in [name for name, value in by_default.items() if settings[name] == value]:
+        del settings[name]  # version 1.1 had no such flag: its searches go on
     return {"num_children": run.args.num_children, "settings": settings, "flags": flags} | utils.environment(run.device)
 
 

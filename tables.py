@@ -63,6 +63,9 @@ def find_tables(others: Iterable[Path]) -> list[dict[Path, str | None]]:
     found: list[dict[Path, str | None]] = [{file: None} for file in at_top if file.stem.lower() in STANDARD]
     found.append({file: part for file in at_top if (part := part_in(file.stem))})
     found.append({file: part for file in inside if (part := part_in(file.parts[0]))})
+    elsewhere = [file for file in inside if part_in(file.parts[0]) is None]  # as in annotations/labels.csv
+    if len(elsewhere) == 1:
+        found.append({elsewhere[0]: None})
     return [tables for tables in found if tables]
 
 
@@ -166,6 +169,8 @@ def read_table(root: Path, path: Path, part: str | None) -> Table:
     file = root / path
     header, *records = read_csv(file) or [[]]
     columns = choose_columns(file, header, records)
+    if not records:
+        raise NotLabels(f"{file} has no line below the names of the columns")
     if columns.split is None:
         parts = [part] * len(records)
     else:
@@ -253,7 +258,9 @@ def find_files(root: Path, table: Table, index: dict[str, list[Path]]) -> list[t
         raise InputError(f"{root / table.path}: {fits}; write the folder into the name")
     if len(missing) > len(found) or not found:
         none = f"{len(missing):,} of {len(table.rows):,} rows name no picture that is there: {listed(missing, 5)}"
-        raise (InputError if found else NotLabels)(f"{root / table.path}: {none}")
+        there = [file for files in index.values() for file in files][:1]
+        called = f" (a picture is called {there[0]})" if there else ""
+        raise (InputError if found else NotLabels)(f"{root / table.path}: {none}{called}")
     print(printable(f"{root}: labels from {table.path}, columns {table.columns}"))
     note(root, f"left out, no label in {table.path}", table.unlabelled)
     note(root, f"left out, rows of {table.path} without a picture", missing)

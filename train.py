@@ -180,6 +180,8 @@ def make_parser() -> Parser:
     add("--space", choices=("small", "paper"), default="small",
         help="small: square filters, 729 networks of 2 layers; paper: rectangular ones, skip connections (§3.3, §4.1)")
     add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
+    add("--pooling", type=number(int, 0, MAX_LAYERS), default=0, metavar="N",
+        help="--space paper: max-poolings of 2 at evenly spaced places (paper: 2 among 39 layers)")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
     add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
@@ -214,12 +216,18 @@ def make_parser() -> Parser:
         help=f"passes over the images (default: {Recipe.epochs}, of your own at least {LEAST_STEPS} steps; paper: 50)")
     add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
+    add("--mirror", type=boolean, nargs="?", const=True,
+        help="images may be mirrored: photographs yes, letters no (default: True for FashionMNIST and CIFAR10)")
+    add("--precision", choices=("float32", "bfloat16"), default="float32",
+        help="of the trainings; bfloat16 is up to twice as fast on a GPU, or where lscpu lists avx512_bf16 or amx_bf16")
 
     add = parser.add_argument_group("evaluate", "only --mode evaluate has it").add_argument
     add("--architecture", type=architecture, help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
         help=f"the same as --child_epochs (default: {EVALUATION.epochs:g}, never fewer than in the search; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
+    add("--extra_filters", type=number(int, 0, 1000), default=0,
+        help="so many more filters in each layer of the network (paper: 40, for its best result)")
     add("--references", **switch,
         help="also train LeNet-5's layers, the largest network, ten random ones, ResNet-18 and MobileNetV3-small")
     # fmt: on
@@ -250,6 +258,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     contradictions = {
         "image_size: only your own images are resized": args.image_size and args.dataset in datasets.BUILT_IN,
         "strides: only --space paper has them": args.strides and args.space != "paper",
+        "pooling: only --space paper has it": args.pooling and args.space != "paper",
+        f"pooling: networks of {args.num_layers} layers have room for {args.num_layers - 1}":
+            args.pooling >= args.num_layers and args.space == "paper",
         f"layers_step: networks would grow beyond {MAX_LAYERS} layers": deepest > MAX_LAYERS,
         f"layers_every: there are fewer networks of {args.num_layers} layers than that": args.layers_step and few,
         "cluster: --mode evaluate trains on this machine": args.cluster and args.mode == "evaluate",
@@ -281,8 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        again = "the same command goes on from here" if args.mode == "generate" else "what was written is whole"
-        print(f"train.py: stopped; {again}", file=sys.stderr)
+        print("train.py: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
 
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -238,6 +238,15 @@ class Ledger:
         self.rows[row["child"]] = row
 
 
+def lock(folder: Path, what: str) -> AbstractContextManager:
+    """Make a folder and lock it for one search or evaluation; InputError if another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another {what} is running in {folder}: wait for it, or choose another --run_dir") from None
+
+
 @contextmanager
 def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
     """Lock a run folder for one search and open its ledger; config.json keeps a list of all `runs`.
@@ -245,13 +254,8 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
     InputError, with nothing touched, if another search runs there, or if something was trained there with other
     `config["settings"]` or a larger `config["num_children"]`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another search is running in {folder}: wait for it, or choose another --run_dir") from None
     config_file, ledger_file = folder / "config.json", folder / "children.jsonl"
-    with lock:
+    with lock(folder, "search"):
         before, trained = {"runs": []}, read_ledger(ledger_file)[0]
         if trained or config_file.exists():
             before = read_json(config_file, settings=dict, num_children=int, runs=list)
@@ -275,11 +279,19 @@ def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     if now.get("version") != then.get("version"):
         other = f"a search of version {then.get('version', '1.0')} of this program, which version {now.get('version')}"
         raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")
-    if changed := [key for key in now if now[key] != then.get(key)]:
-        said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
-        differences = (said.get(key, f"{key} is {now[key]} now, was {then.get(key)}") for key in changed)
-        other = f"a search with other settings ({'; '.join(differences)})"
+    if changed := differences(now, then):
+        other = f"a search with other settings ({changed})"
         raise InputError(f"{folder} holds {other}: use the same flags to continue it, or choose another --run_dir")
+
+
+def differences(now: dict, then: dict) -> str:
+    """What has changed between two settings, in words; an empty text if nothing has."""
+    if now.get("images") and now["images"] == then.get("images"):  # the same pictures, whatever their folder is called
+        then = then | {"dataset": now["dataset"]}
+    said = {"images": "the images have changed", "recipe": "children are trained otherwise"}
+    changed = [key for key in now | then if now.get(key) != then.get(key)]
+    values = [(key, now.get(key, "the default"), then.get(key, "the default")) for key in changed]
+    return "; ".join(said.get(key, f"{key} is {value} now, was {before}") for key, value, before in values)
 
 
 class Clock:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from datasets import Data, Images, in_shared_memory, load_images, search_data
+from datasets import Data, Images, evaluation_data, in_shared_memory, search_data
 from model import Recipe, measure, train_child
 from search_space import Architecture, parse_architecture
 from utils import ROOT, InputError, usable_cores
@@ -57,7 +57,7 @@ def recommended_lag(num_workers: int) -> int:
 def load_data(dataset: str) -> tuple[Data, Images]:
     """What a search on a data set sees, and the test images beside."""
     data = in_shared_memory(search_data(dataset, ROOT / "data"))
-    return data, load_images(dataset, ROOT / "data", train=False)[0]
+    return data, evaluation_data(dataset, ROOT / "data").held_out
 
 
 def train_and_test(
@@ -77,9 +77,11 @@ def train_and_test(
     return {"val_accuracy": accuracy, "test_accuracy": tested, "seconds": seconds}
 
 
-def train_missing(file: Path, columns: Sequence[str], dataset: str, jobs: dict[tuple, tuple]) -> None:
+def train_missing(
+    file: Path, columns: Sequence[str], dataset: str, jobs: dict[tuple, tuple], data: tuple[Data, Images] | None = None
+) -> None:
     """Run `train_and_test` on each job's arguments; a row, its key and the numbers, is written when each has ended."""
-    with Workers(usable_cores(), load_data(dataset)) as workers, file.open("a", newline="") as rows:
+    with Workers(usable_cores(), data or load_data(dataset)) as workers, file.open("a", newline="") as rows:
         writer = csv.writer(rows, lineterminator="\n")
         if not rows.tell():
             writer.writerow(columns)

@@ -15,8 +15,8 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.common import RESULTS, input_errors, load_data, read_rows, train_missing
-from benchmarks.references import parameters_of, seconds_of_a_step
 from evaluation import EVALUATION
+from references import parameters_of, seconds_of_a_step
 from search_space import parse_architecture
 from utils import ROOT, child_seed, environment, read_json, write_json
 

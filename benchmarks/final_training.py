@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.common import RESULTS, input_errors, read_rows, train_missing
-from evaluation import EVALUATION, SAME_IN_A_MIRROR
+from datasets import SAME_IN_A_MIRROR
+from evaluation import EVALUATION
 from model import Child, Recipe
 from search_space import Architecture, parse_architecture
 from utils import child_seed, environment, write_json

@@ -1,8 +1,16 @@
 """The rivals of the controller: each has `ask()` for a network and `tell(network, reward)`."""
 
+import importlib
+import operator
+import re
+import traceback
 from collections import deque
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+
+from utils import InputError
 
 Actions = tuple[int, ...]
 
@@ -90,3 +98,59 @@ class Optuna:
 
     def tell(self, actions: Actions, reward: float) -> None:
         self.study.tell(self.trials.popleft(), reward)
+
+
+class OwnMethod:
+    """A class of the reader's, named `module:Class`; InputError for whatever is wrong with it or goes wrong in it."""
+
+    def __init__(self, num_choices: tuple[int, ...], seed: int, name: str) -> None:
+        self.num_choices, self.name = num_choices, name
+        self.searcher = self.call(import_class(name), num_choices, seed)
+
+    def ask(self) -> Actions:
+        answer = self.call(self.searcher.ask)
+        try:
+            actions = tuple(map(operator.index, answer))  # indices of NumPy, too
+        except TypeError:
+            actions = ()
+        in_range = (0 <= action < n for action, n in zip(actions, self.num_choices, strict=False))
+        if len(actions) != len(self.num_choices) or not all(in_range):
+            raise InputError(
+                f"{self.name}: ask() must return {len(self.num_choices)} indices, from 0 to one less than "
+                f"{self.num_choices}, not {answer!r}"
+            )
+        return actions
+
+    def tell(self, actions: Actions, reward: float) -> None:
+        self.call(self.searcher.tell, actions, reward)
+
+    def call(self, function: Callable, *args):
+        """What the function returns; an error in it becomes one line, which names its place."""
+        try:
+            return function(*args)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            said = " ".join(str(error).split())
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            raise InputError(f"{self.name} failed in {where}: {type(error).__name__}: {said}") from None
+
+
+def import_class(name: str) -> type:
+    """The class that `module:Class` names; InputError where there is none with `ask` and `tell`."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise InputError(f"--method takes a module and a class, as in my_module:MyClass, not {name!r}")
+    module_name, class_name = name.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"--method {name}: cannot import {module_name} ({said}); name a Python module in the current folder, "
+            "without .py, or an installed one"
+        ) from None
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        raise InputError(f"--method {name}: {module_name} has no class {class_name}")
+    if missing := [method for method in ("ask", "tell") if not callable(getattr(found, method, None))]:
+        raise InputError(f"--method {name}: the class needs {' and '.join(missing)}; docs/benchmark.md shows one")
+    return found

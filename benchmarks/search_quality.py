@@ -3,6 +3,7 @@
     python -m benchmarks.search_quality                                       on results/mnist_space.csv
     python -m benchmarks.search_quality --table nasbench_macro.csv.gz --name nasbench_macro
     python -m benchmarks.search_quality --space pairs                         30 decisions of four choices; or singles
+    python -m benchmarks.search_quality --method my_module:MyClass            your own method
 
 docs/benchmark.md has the format of a table. In each repetition every network has its own order of those trainings that
 a search may see, the same for all methods: the first is the reward, the second a finalist's. Truth of a pick is the mean
@@ -45,7 +46,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, input_errors, recommended_lag
-from benchmarks.rivals import Evolution, LocalSearch, Optuna, RandomSearch
+from benchmarks.rivals import Evolution, LocalSearch, Optuna, OwnMethod, RandomSearch
 from benchmarks.spaces import BEST, Actions, Generated, Landscape, Observed, Table, read_table
 from benchmarks.summary import KINDS, Summary, curve_points, spend
 from controller import Controller
@@ -203,9 +204,10 @@ for change, settings in CHANGES.items():
 _space: Table | Generated | None = None  # in a process of the pool
 
 
-def start(space: Table | Generated) -> None:
+def start(space: Table | Generated, own_methods: dict[str, tuple[Callable, dict]]) -> None:
     global _space
     _space = space
+    METHODS.update(own_methods)
     torch.set_num_threads(1)
 
 
@@ -267,8 +269,7 @@ class Kept:
 # --- the program --------------------------------------------------------------------------------------------------
 
 
-@input_errors()
-def main() -> None:
+def read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--table", type=Path, default=RESULTS / "mnist_space.csv", help="CSV file, see above")
@@ -280,13 +281,29 @@ def main() -> None:
     add("--name", help="of the files in results/ (default: the table's, of MNIST's mnist, or the space's)")
     add("--repetitions", type=int, help="searches of each method (default: 200, of a space 100)")
     add("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help=f"of {', '.join(map(repr, METHODS))}")
+    add(
+        "--method",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="your own method, a class with ask and tell (docs/benchmark.md); without --methods only it is run",
+    )
+    add("--pending", type=int, default=UNDER_WAY, help="evaluations that --method has pending (default: %(default)s)")
     add("--again", action="store_true", help="run the methods anew, although their searches are kept")
     add("--budgets", nargs="*", type=int, help="children (default: 25 50 100 200, of a space 50 100 200)")
     add("--processes", type=int, default=usable_cores(), help="searches at once")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+@input_errors()
+def main() -> None:
+    args = read_flags()
     space = Generated(args.space) if args.space else read_table(args.table)
     name = args.name or args.space or args.table.name.split(".")[0].removesuffix("_space")
-    methods = args.methods or (LARGE if args.space else COMPARED)
+    own_methods = make_own_methods(args.method, args.pending, space.num_choices)
+    METHODS.update(own_methods)
+    defaults = LARGE if args.space else COMPARED
+    methods = [*(args.methods or ([] if own_methods else defaults)), *own_methods]
     budgets = sorted(set(args.budgets or (BUDGETS[1:] if args.space else BUDGETS)))
     for note in space.notes():
         print(f"note: {note}")
@@ -303,8 +320,13 @@ def main() -> None:
         kept.lines = [line for line in kept.lines if line.get("method") not in methods]
     seeds = range(args.repetitions or (100 if args.space else 200))
     todo = [(method, seed) for method in methods for seed in seeds if seed not in kept.runs.get(method, {})]
+    for method in own_methods:
+        if reused := len(kept.runs.get(method, {})):
+            print(
+                f"note: {reused} searches of {method} are from {kept.path.name}: if its class has changed, add --again"
+            )
     if todo:
-        with ProcessPoolExecutor(args.processes, get_context("spawn"), start, (space,)) as pool:
+        with ProcessPoolExecutor(args.processes, get_context("spawn"), start, (space, own_methods)) as pool:
             jobs = pool.map(partial(repetition, budgets=budgets), *zip(*todo, strict=True))
             kept.extend(header | environment(), iter(tqdm(jobs, total=len(todo), unit="search")))
     summary = Summary(space, budgets, kept.runs)
@@ -324,7 +346,23 @@ def main() -> None:
     file = RESULTS / f"search_quality_{name}.json"
     write_json(file, result | {"seconds": time.perf_counter() - started} | environment())
     print_table(result, 1 if args.space else 100)
+    for method in methods:
+        if (fewest := result["methods"][method]["fewest_children"]) < budgets[-1]:
+            print(f"note: {method} asked for {fewest} different networks only in one of its searches")
     print(f"truth: {space.truth_is}; kept in {file} and {kept.path.name}")
+
+
+def make_own_methods(names: list[str], pending: int, num_choices: tuple[int, ...]) -> dict[str, tuple[Callable, dict]]:
+    """Entries of METHODS for these classes, each of them tried once; InputError for what is wrong with one."""
+    if pending < 1:
+        raise InputError(f"--pending must be at least 1, not {pending}")
+    own_methods = {}
+    for name in names:
+        trial = OwnMethod(num_choices, 0, name)
+        trial.tell(trial.ask(), 0.5)
+        ending = f", {pending} pending" if pending > 1 else ""
+        own_methods[name + ending] = rival, {"method": OwnMethod, "name": name, "under_way": pending}
+    return own_methods
 
 
 def print_table(result: dict, scale: float) -> None:

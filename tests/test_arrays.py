@@ -31,6 +31,7 @@ def file(tmp_path):
         ({"x_train": PIXELS, "y_train": LABELS}, ""),
         ({"X_train": PIXELS, "Y_train": LABELS[:, None].astype(np.float32)}, ""),
         ({"images_train": PIXELS, "labels_train": LABELS}, ""),
+        ({"X": PIXELS, "y": LABELS}, ""),
         (
             {"x_train": PIXELS, "y_train": np.eye(3)[LABELS]},
             "one label in 3 columns (one-hot), read as its number (1): y_train",

@@ -164,11 +164,11 @@ def test_a_map_of_one_pixel_is_the_smallest(conv, smallest):
 def test_a_map_is_pooled_from_8_pixels_in_height_and_width(shape, pooled):
     layers = convolution(1, 4, True, kernel_size=(1, 1)), convolution(2, 4, True, kernel_size=(1, 1))
     child = Child(Architecture(layers, None), (1, *shape), 3)
-    assert child.pools == [pooled, False]
+    assert child.pooled == [{1} if pooled else set(), set()]
     side = [n // 2 if pooled else n for n in shape]
     assert [row.output_shape[1:] for row in summarize(child)[:2]] == [shape, tuple(side)]
     without = Child(Architecture((convolution(1, 4, kernel_size=(1, 1)), layers[1]), None), (1, *shape), 3)
-    assert without.pools == [False, False]
+    assert without.pooled == [set(), set()]
 
 
 @pytest.mark.parametrize("text", ["k5f16p0-k3f8p1", "c3x3f24-c3x3f36i1"])
@@ -208,7 +208,7 @@ def test_any_depth_channels_size_and_classes(text, shape):
 
 def test_no_pooling_in_the_last_layer_or_below_8_pixels():
     child = Child(parse_architecture("-".join(["k3f8p1"] * 6)), (1, 28, 28), 10)
-    assert child.pools == [True, True, False, False, False, False]  # 28 -> 14 -> 7, and 7 stays
+    assert child.pooled == [{1}, {2}, set(), set(), set(), set()]  # 28 -> 14 -> 7, and 7 stays
 
 
 def channels_in(child: Child) -> list[int]:
@@ -238,13 +238,48 @@ def test_repair_smaller_maps_are_padded_with_zeros():
     assert channels_in(child)[2] == 24 + 36
 
 
+def test_earlier_maps_are_pooled_where_a_layer_is():
+    """The first map and the image are 16 pixels wide; layer 3 takes both, and layer 2 is pooled."""
+    torch.manual_seed(0)
+    child = Child(parse_architecture("c3x3f24-c1x1f36mi1-c3x3f24i1.2-c3x1f24"), (1, 16, 16), 10).eval()
+    far_from_doing_nothing(child)
+    assert child.pooled == [set(), {0, 1, 2}, set(), set()]
+    conv, pool, norm = torch.nn.functional.conv2d, torch.nn.functional.max_pool2d, child.norms
+    image = torch.randn(2, 1, 16, 16)
+    one = norm[0](conv(image, child.convs[0].weight, padding=1)).relu()
+    two = norm[1](pool(conv(one, child.convs[1].weight), 2)).relu()
+    three = norm[2](conv(torch.cat([pool(one, 2), two], 1), child.convs[2].weight, padding=1)).relu()
+    four = norm[3](conv(pool(image, 2), child.convs[3].weight, padding=(1, 0))).relu()
+    expected = child.classifier(torch.cat([three, four], 1).mean((2, 3)))
+    torch.testing.assert_close(child(image), expected, rtol=1e-4, atol=1e-5)
+    assert [row.output_shape[1:] for row in summarize(child)[:4]] == [(16, 16), (16, 16), (8, 8), (8, 8)]
+
+
+def test_maps_below_8_pixels_are_not_pooled_beside_larger_ones():
+    child = Child(parse_architecture("c3x3f24s3x3-c1x1f36m-c3x3f24i1.2"), (1, 16, 16), 10)
+    assert child.pooled == [set(), {2}, set()]  # 16, a third of it, and 8 of the second
+    assert child(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+
+
+def test_more_filters_by_counting_parameters():
+    child = Child(parse_architecture("c3x5f24m-c1x7f36i1-c3x3f24i1.2").widened(40), (3, 16, 16), 10)
+    convolutions = 3 * 15 * 64 + 64 * 7 * 76 + (64 + 76) * 9 * 64
+    batch_norm = 2 * (64 + 76 + 64)
+    assert sum(p.numel() for p in child.parameters()) == convolutions + batch_norm + 64 * 10 + 10
+
+
+def far_from_doing_nothing(child: Child) -> None:
+    """Batch norm with statistics, weights and biases that change its input."""
+    for norm in child.norms:
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 2)
+
+
 def test_the_papers_child_computes_what_its_description_says():
     torch.manual_seed(0)
     child = Child(parse_architecture("c3x1f24-c5x3f36i1-c1x1f24"), (1, 9, 9), 10).eval()
     x = torch.randn(2, 1, 9, 9)
-    for norm in child.norms:  # far from doing nothing
-        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
-            tensor.uniform_(0.5, 2)
+    far_from_doing_nothing(child)
     first, second, third = child.convs
     one, three = (child.norms[i](torch.nn.functional.conv2d(x, conv.weight, padding=padding)).relu()
                   for i, conv, padding in ((0, first, (1, 0)), (2, third, 0)))  # fmt: skip
@@ -520,6 +555,18 @@ def test_a_child_trained_twice_gives_the_same_numbers(text, recipe):
         assert torch.equal(tensor, second.child.state_dict()[name]), name
     other = train_child(parse_architecture(text), Data(train, held_out, 10), recipe, seed=6)
     assert not torch.equal(first.child.classifier.weight, other.child.classifier.weight)
+
+
+def test_mixed_precision_trains_in_bfloat16_and_keeps_weights_in_float32():
+    """Other numbers than in float32, the same twice, and as good; what it leaves is a float32 network."""
+    data = Data(random_images(2000), random_images(500, seed=1), 10)
+    recipe = Recipe(epochs=0.6, precision="bfloat16")
+    first, second = (train_child(MIDDLE, data, recipe, seed=3) for _ in range(2))
+    plain = train_child(MIDDLE, data, replace(recipe, precision="float32"), seed=3)
+    for mine, same, other in zip(*(t.child.state_dict().values() for t in (first, second, plain)), strict=True):
+        assert torch.equal(mine, same) and mine.dtype == other.dtype
+    assert not torch.equal(first.child.convs[1].weight, plain.child.convs[1].weight)
+    assert first.accuracy == second.accuracy > 0.9 and plain.accuracy > 0.9
 
 
 def test_training_learns_and_is_measured_on_the_held_out_images():

@@ -391,6 +391,17 @@ def code(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", TEXT[page], re.DOTALL)
 
 
+def test_the_example_of_an_own_method_climbs():
+    (example,) = (block for block in code("benchmark.md") if "class MyClass" in block)
+    names = {}
+    exec(example, names)
+    search = names["MyClass"]((4,) * 8, seed=0)
+    for _ in range(200):
+        network = tuple(search.ask())
+        search.tell(network, sum(network))
+    assert sum(search.best) > 20  # 12 on average at first, 24 at most
+
+
 def test_the_sampler_of_optuna_learns_and_may_be_told_in_any_order():
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)

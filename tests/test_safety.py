@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -65,7 +66,7 @@ class Search:
         return (
             self.process.returncode,
             output,
-            "\n".join(line for line in lines if line and not re.search("child/s|s/child|finalist", line)),
+            "\n".join(line for line in lines if line and not re.search("child/s|s/child|finalist|passed,", line)),
         )
 
     def workers(self) -> list[int]:
@@ -150,6 +151,49 @@ def test_killed_with_real_children(tmp_path):
             time.sleep(0.1)
     assert Search(tmp_path / "killed", *flags, program=REAL).end()[0] == 0
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_at_random_points_an_evaluation_ends_as_if_undisturbed(tmp_path):
+    """With --references: 25 trainings, of networks whose training time was measured once, for both."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 12, 12), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=np.arange(60) % 3)
+    flags = ("--mode", "evaluate", "--dataset", str(tmp_path / "own.npz"), "--architecture", "k3f8p0-k3f8p0")
+    flags += ("--eval_epochs", "300", "--num_seeds", "3", "--references", "--workers", "2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert Search(whole, *flags, program=REAL).end()[0] == 0
+
+    def finals(run_dir: Path) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in run_dir.glob("finals-*/final-*")}
+
+    folder = killed / "finals-k3f8p0-k3f8p0"
+    folder.mkdir(parents=True)
+    name = "final-seconds_of_a_step.json"
+    settings = json.loads((whole / folder.name / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"complete": False}))
+    (folder / name).write_bytes(finals(whole)[name])
+
+    dice, kills, before = random.Random(0), 0, {}
+    while kills < 8:
+        evaluation = Search(killed, *flags, program=REAL)
+        enough = len(finals(killed)) + dice.choice([1, 2, 4])
+        evaluation.wait_until(lambda enough=enough: len(finals(killed)) >= enough)
+        time.sleep(dice.random() * 0.05)
+        os.kill(evaluation.process.pid, signal.SIGKILL)
+        if evaluation.end()[0] == 0:
+            break
+        kills += 1
+        assert before.items() <= finals(killed).items()  # no training that had ended was repeated, or lost
+        before = finals(killed)
+    assert kills >= 5
+    code, output, _ = Search(killed, *flags, program=REAL).end()
+    assert code == 0 and "3 of 3 trainings have ended before" in output
+    assert finals(killed).keys() == finals(whole).keys()
+    results = [json.loads((run / "evaluation-k3f8p0-k3f8p0.json").read_text()) for run in (whole, killed)]
+    saved = [torch.load(run / "best_child-k3f8p0-k3f8p0.pt", weights_only=True) for run in (whole, killed)]
+    assert all(result.pop("seconds") > 0 for result in results) and results[0] == results[1]
+    weights = [found.pop("state_dict") for found in saved]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]) and saved[0] == saved[1]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 import train
 from benchmarks import search_quality, summary
-from benchmarks.rivals import Evolution, LocalSearch, RandomSearch
+from benchmarks.rivals import Evolution, LocalSearch, OwnMethod, RandomSearch
 from benchmarks.search_quality import HandedOver, by_reward, policy_gradient, rival
 from benchmarks.spaces import Generated, read_table
 from benchmarks.summary import Scores, Summary, everything, mean_ci, same_time, spend, two_sided_p
@@ -451,3 +452,135 @@ def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys):
     assert "holds searches of another budgets: move it away" in first and "searches of another digest" in second
     assert said.out.count("truth: the unseen third training") == 3
     assert gzip.decompress(kept.read_bytes()).count(b'"method":"controller"') == 3
+
+
+# --- a method of one's own ----------------------------------------------------------------------------------------
+
+OWN = """
+from benchmarks.rivals import RandomSearch
+
+class Mine(RandomSearch):
+    pass
+
+class Silent(RandomSearch):
+    tell = None
+
+class Unseeded(RandomSearch):
+    def __init__(self, num_choices):
+        pass
+
+class Short(RandomSearch):
+    def ask(self):
+        return super().ask()[1:]
+
+class TooLarge(RandomSearch):
+    def ask(self):
+        return (0, 0, 4)
+
+class Words(RandomSearch):
+    def ask(self):
+        return ["a", "b", "c"]
+
+class Same(RandomSearch):
+    def ask(self):
+        return [0, 0, 0]
+
+class Late(RandomSearch):
+    def tell(self, actions, reward):
+        if actions[0] == 3:
+            raise KeyError("three\\nis too many")
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """The benchmark in this process, with modules of one's own at hand; returns the kept searches of each method."""
+    rows = [(*a, *(sum(a) / 10 + noise for noise in (0, 0.001, 0.002))) for a in itertools.product(range(4), repeat=3)]
+    table = write(tmp_path / "mine.csv", "t0,t1,t2,val_0,val_1,val_2", rows)
+    (tmp_path / "own_module.py").write_text(OWN)
+    (tmp_path / "broken_module.py").write_text("import nothing_of_this_name")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(search_quality, "RESULTS", tmp_path)
+    monkeypatch.setattr(search_quality, "METHODS", dict(search_quality.METHODS))
+
+    def run(flags: str, *methods: str) -> dict[str, list[list[int]]]:
+        flags = f"--table {table} --repetitions 2 --processes 1 --budgets 5 10 {flags}".split()
+        flags += ["--methods", *methods] if methods else []
+        monkeypatch.setattr(sys, "argv", ["search_quality", *flags])
+        search_quality.main()
+        children = {}
+        for line in search_quality.read_lines(tmp_path / "search_quality_mine.jsonl.gz"):
+            search = json.loads(line)
+            children.setdefault(search.get("method"), []).append(search.get("children"))
+        return children
+
+    yield run
+    for name in ("own_module", "broken_module"):
+        sys.modules.pop(name, None)
+
+
+def test_a_method_of_ones_own_is_named_by_a_flag(compare, capsys, tmp_path):
+    first = compare("--method own_module:Mine --pending 1", "random search")
+    assert first["own_module:Mine"] == first["random search"] and len(first["random search"]) == 2
+    told = json.loads((tmp_path / "search_quality_mine.json").read_text())["methods"]
+    assert told["own_module:Mine"]["budgets"] == told["random search"]["budgets"]
+    assert "note: 2 searches" not in capsys.readouterr().out
+    assert compare("--method own_module:Mine --pending 1") == first  # nothing is run
+    said = capsys.readouterr().out
+    assert "note: 2 searches of own_module:Mine are from search_quality_mine.jsonl.gz" in said
+    assert "random search" in said and "different networks only" not in said
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("own_module", "takes a module and a class, as in my_module:MyClass, not 'own_module'"),
+        ("folder/own_module.py:Mine", "takes a module and a class"),
+        ("no_module:Mine", "cannot import no_module (ModuleNotFoundError: No module named 'no_module')"),
+        ("own_module.py:Mine", "cannot import own_module.py (ModuleNotFoundError"),
+        ("broken_module:Mine", "cannot import broken_module (ModuleNotFoundError: No module named 'nothing_of_this"),
+        ("own_module:Nothing", "own_module has no class Nothing"),
+        ("own_module:constant", "own_module has no class constant"),
+        ("own_module:Silent", "the class needs tell"),
+        ("own_module:Unseeded", "TypeError: Unseeded.__init__() takes 2 positional arguments but 3 were given"),
+        ("own_module:Short", "ask() must return 3 indices, from 0 to one less than (4, 4, 4), not ("),
+        ("own_module:TooLarge", "not (0, 0, 4)"),
+        ("own_module:Words", "not ['a', 'b', 'c']"),
+        ("own_module:Mine --pending 0", "--pending must be at least 1, not 0"),
+    ],
+)
+def test_what_is_wrong_with_a_method_of_ones_own_is_one_line(compare, capsys, tmp_path, name, message):
+    with pytest.raises(SystemExit, match="2"):
+        compare(f"--method {name}")
+    said = capsys.readouterr()
+    assert said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+    assert not list(tmp_path.glob("search_quality_*"))
+
+
+def test_what_goes_wrong_later_in_a_method_of_ones_own_is_one_line_with_its_place(compare, table):
+    with pytest.raises(InputError) as raised:
+        rival(table.observed(0), (40,), 0, OwnMethod, name="own_module:Late")
+    line = next(n for n, text in enumerate(OWN.splitlines(), start=1) if "raise KeyError" in text)
+    assert re.fullmatch(rf"own_module:Late failed in own_module.py, line {line}: KeyError: .*", str(raised.value))
+
+
+def test_a_method_that_asks_for_the_same_again_and_again_is_noticed(compare, capsys, monkeypatch):
+    class Pool:
+        """In the place of worker processes."""
+
+        def __init__(self, processes, context, start, arguments):
+            start(*arguments)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        map = staticmethod(map)
+
+    monkeypatch.setattr(search_quality, "ProcessPoolExecutor", Pool)
+    assert compare("--method own_module:Same") == {None: [None], "own_module:Same, 10 pending": [[0], [0]]}
+    assert "own_module:Same, 10 pending asked for 1 different networks only" in capsys.readouterr().out

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from controller import ANCHOR, Controller
 from search_space import ANCHOR_POINT, Architecture, Layer, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 
-spaces = st.builds(SmallSpace, st.integers(1, 6)) | st.builds(PaperSpace, st.integers(1, 6), st.booleans())
+paper_spaces = st.integers(1, 6).flatmap(
+    lambda layers: st.builds(PaperSpace, st.just(layers), st.booleans(), st.integers(0, layers - 1))
+)
+spaces = st.builds(SmallSpace, st.integers(1, 6)) | paper_spaces
 
 
 @st.composite
@@ -44,6 +47,44 @@ def test_the_papers_space_by_hand():
     assert str(space.decode([1, 2, 0])) == "c3x5f24"  # a shallower network
     space = PaperSpace(2, strides=True)
     assert str(space.decode([1, 1, 0, 2, 1, 2, 2, 0, 0, 0, 0])) == "c3x3f36s1x3-c5x5f24"
+
+
+@pytest.mark.parametrize(
+    "layers, pooling, places",
+    [(6, 2, [2, 4]), (15, 2, [5, 10]), (39, 2, [13, 26]), (3, 2, [1, 2]), (5, 1, [2]), (2, 1, [1]), (6, 0, [])],
+)
+def test_poolings_stand_at_evenly_spaced_layers(layers, pooling, places):
+    """An `m` in the text form marks them; a shallower network of the same space has its own places."""
+    space = PaperSpace(layers, pooling=pooling)
+    architecture = space.decode([0] * len(space.tokens))
+    assert [n for n, layer in enumerate(architecture.layers, start=1) if layer.pool] == places
+    assert str(architecture) == "-".join("c1x1f24" + "m" * (n in places) for n in range(1, layers + 1))
+
+
+def test_a_growing_network_moves_its_poolings():
+    space = PaperSpace(6, pooling=2)
+    three_layers = [0] * len(PaperSpace(3).tokens)
+    assert str(space.decode(three_layers)) == "c1x1f24m-c1x1f24m-c1x1f24"
+
+
+def test_a_pooled_layer_by_hand():
+    text = "c3x5f24s2x1m-c1x1f64mi1-c7x3f36i1.2"
+    layers = parse_architecture(text).layers
+    assert [layer.pool for layer in layers] == [True, True, False]
+    assert [layer.inputs for layer in layers] == [(0,), (1,), (1, 2)]
+    assert layers[0].conv["stride"] == (2, 1)
+
+
+def test_the_maps_that_later_layers_need():
+    architecture = parse_architecture("c3x3f24-c3x3f24i1-c3x3f24-c3x3f24i1")
+    assert [architecture.needed_after(number) for number in range(5)] == [{0}, {0, 1}, {0, 1, 2}, {1, 2, 3}, {2, 3, 4}]
+
+
+def test_more_filters_in_every_layer():
+    before = parse_architecture("c3x3f24m-c3x1f36i1")
+    wider = before.widened(40)
+    assert [layer.filters for layer in wider.layers] == [64, 76] and wider.extra_filters == 40
+    assert str(wider) == str(before) and wider.outputs == before.outputs and before.widened(0) == before
 
 
 @pytest.mark.parametrize("space, n", [(SmallSpace(2), 5), (SmallSpace(2), 9), (PaperSpace(3), 11), (PaperSpace(3), 16)])
@@ -171,6 +212,9 @@ EXAMPLE = "write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1"
         ("c2x3f36", "is outside the search space: height 2 is not one of 1, 3, 5, 7"),
         ("c3x9f36", "is outside the search space: width 9 is not one of 1, 3, 5, 7"),
         ("c3x3f32", "is outside the search space: filters 32 is not one of 24, 36, 48, 64"),
+        ("c3x3f36i1m", f"is not an architecture: {EXAMPLE}"),
+        ("k5f16p0m", f"is not an architecture: {EXAMPLE}"),
+        ("c3x3f36-c3x3f36m", "is outside the search space: no max-pooling (m) follows the last layer"),
         ("c3x3f36s4x1", "is outside the search space: stride_height 4 is not one of 1, 2, 3"),
         ("c3x3f36s1x0", "is outside the search space: stride_width 0 is not one of 1, 2, 3"),
         ("c3x3f36i1", "is outside the search space: the inputs of c3x3f36i1 are not layers before it"),
@@ -225,7 +269,7 @@ def test_other_texts_are_refused(text):
         parse_architecture(text)
 
 
-@given(st.text(alphabet="kfpcsi.-0123456789x", max_size=20))
+@given(st.text(alphabet="kfpcsim.-0123456789x", max_size=20))
 @settings(deadline=None)
 def test_any_text_is_an_architecture_that_prints_the_same_or_a_value_error(text):
     try:

@@ -147,8 +147,8 @@ def test_what_does_not_fit_is_said_with_counts_and_names(root, capsys):
     text = rows("{}.png", 10) + "\n12.png,cat\n13.png,dog\n10.png,\n08.png,cat\n"
     (root / "labels.csv").write_text(f"file_name,label\n{text}")
     (root / "notes.txt").touch()
-    assert right(root) == [6, 2, 2]
-    said = capsys.readouterr().out
+    assert right(root) == right(root / "labels.csv") == [6, 2, 2]
+    said, again = capsys.readouterr().out.split("2 classes")[:2]
     for line in (
         "left out, rows of labels.csv without a picture (2): 12.png, 13.png\n",
         "left out, no label in labels.csv (1): 10.png\n",
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_said_with_counts_and_names(root, capsys):
         "left out, no row in labels.csv (2): images/10.png, images/11.png\n",
         "left out, no picture (1): notes.txt\n",
     ):
-        assert line in said
+        assert line in said and line in again
 
 
 MISFITS = [  # the table, what is said
@@ -166,11 +166,12 @@ MISFITS = [  # the table, what is said
     (f"image,species\n{rows('{}')}", "has no column of classes, such as label: its first line has image, species"),
     (rows("{}.png"), "its first line has 00.png, cat"),
     ("", "its first line has nothing"),
+    ("image,label", "has no line below the names of the columns"),
     ("image,cat,dog\n00,1,0\n01,0,1", "cat, dog look like several labels, and one is needed"),
     ("image,label,target\n00,cat,1\n02,cat,2\n01,dog,1", "several columns of labels, label, target"),
     (f"image,label\n{rows('{}', 11)}\n11,cat|dog", "cat|dog looks like several labels"),
     (f"image,label\n{rows('{}').replace('dog', 'x,dog')}", "line 3 has 3 fields, and the first line 2"),
-    (f"image,label\n{rows('x{}')}", "12 of 12 rows name no picture that is there: x00, x01"),
+    (f"image,label\n{rows('x{}')}", "12 of 12 rows name no picture that is there: x00, x01, "),
     (f"image,label\n{rows('{}', 5)}\n{rows('x{}', 6)}", "6 of 11 rows name no picture that is there"),
     ('image,label\n"00,cat\n01,dog', "no CSV file that can be read"),
     ("image,label\n00,chaton n\xe9".encode("latin-1"), "is not in UTF-8 (byte 24): save it as CSV in UTF-8"),
@@ -191,6 +192,12 @@ def test_numbers_and_words_for_the_same_classes_are_one_column(root):
     assert right(root) == [8, 2, 2]
 
 
+def test_a_table_in_a_folder_of_its_own_is_found(root):
+    (root / "annotations").mkdir()
+    (root / "annotations" / "labels.csv").write_text(f"id,label\n{rows('{}')}")
+    assert right(root) == [8, 2, 2]
+
+
 def test_two_tables_are_not_chosen_from(root):
     for name in ("labels.csv", "metadata.csv"):
         (root / name).write_text(f"id,label\n{rows('{}')}")
@@ -203,13 +210,12 @@ def test_a_table_about_something_else_does_not_hide_the_folders(tmp_path, capsys
     draw(tmp_path, "dog/0.png dog/1.png dog/2.png dog/3.png", DOG)
     (tmp_path / "metadata.csv").write_text("file_name,caption\ncat/0.png,a cat")
     assert right(tmp_path) == [4, 2, 2]
-    assert (
-        "metadata.csv has no column of classes, such as label: its first line has file_name, caption; it is not used"
-        in (capsys.readouterr().out)
-    )
+    said = capsys.readouterr().out
+    assert "no column of classes, such as label: its first line has file_name, caption; it is not used" in said
     (tmp_path / "metadata.csv").write_text("id,label\nA,x\nB,y")
     assert right(tmp_path) == [4, 2, 2]
-    assert "2 of 2 rows name no picture that is there: A, B; it is not used" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 2 rows name no picture that is there: A, B (a picture is called cat/0.png); it is not used" in said
     lines = [f"{name}/{i}.png,{name}" for name in ("cat", "dog") for i in range(3)]
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *lines]))
     assert right(tmp_path) == [2, 2, 2]  # the table is what was asked for

@@ -1,7 +1,10 @@
 """Seeds, and the run folder's files."""
 
+import ast
 import hashlib
 import json
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +132,19 @@ def test_files_are_written_as_a_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(ValueError):
         write_json(path, float("nan"))
+
+
+# --- modules ------------------------------------------------------------------------------------------------------
+
+
+def test_no_module_imports_one_that_imports_it_or_a_benchmark():
+    """Imports inside functions count, too."""
+    imports = {}
+    for file in (Path(__file__).parent.parent).glob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        imports[file.stem] = {name.split(".")[0] for name in names}
+    assert all("benchmarks" not in names for names in imports.values())
+    order = list(TopologicalSorter(imports).static_order())  # CycleError if there is a circle
+    assert order.index("search_space") < order.index("references") < order.index("evaluation") < order.index("train")

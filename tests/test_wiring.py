@@ -22,14 +22,15 @@ import torch
 
 import datasets
 import evaluation
+import references
 import report
 import settings
 import train
 import utils
-from benchmarks import references
 from controller import Controller
 from datasets import Data, Images, Preparation
 from evaluation import EVALUATION
+from finals import Job
 from model import (
     LEAST_STEPS,
     PAPER_RECIPE,
@@ -91,10 +92,12 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         labels = torch.arange(60_000) if train else torch.full((100,), TEST_LABEL)
         return Images(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels), PREPARATION
 
-    def train_child(architecture, data, recipe, seed, images_seen=None):
+    def train_child(architecture, data, recipe, seed, progress=None):
         noted.append({"text": str(architecture), "data": data, "recipe": recipe, "seed": seed})
         make = architecture if callable(architecture) else partial(Child, architecture)
-        child = make(tuple(data.train.pixels.shape[1:]), data.num_classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            child = make(tuple(data.train.pixels.shape[1:]), data.num_classes)
         accuracy = 0.5 + seed % 997 / 2000
         return TrainedChild(child, accuracy, accuracy + 0.001, 0.25)
 
@@ -103,7 +106,7 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
         monkeypatch.setattr(module, "Workers", InProcess)
     for module in (train, evaluation):
         monkeypatch.setattr(module, "train_child", train_child)
-    monkeypatch.setattr(references, "seconds_of_a_step", lambda network, *_: 2 if callable(network) else 1)
+    monkeypatch.setattr(references, "seconds_of_a_step", lambda network, *_: 2.0 if callable(network) else 1.0)
     monkeypatch.setattr(datasets, "load_images", load_images)
     monkeypatch.chdir(tmp_path)
     return noted
@@ -112,14 +115,6 @@ def trainings(monkeypatch, tmp_path) -> list[dict]:
 def rows_of(folder: str, file: str = "children.jsonl") -> list[dict]:
     rows, _ = read_ledger(Path(folder, file))
     return [rows[child] for child in sorted(rows)]
-
-
-def test_the_bar_of_evaluate_counts_the_images_that_are_used(trainings, monkeypatch):
-    made, tqdm = [], evaluation.tqdm
-    monkeypatch.setattr(evaluation, "tqdm", lambda **settings: made.append(settings) or tqdm(**settings))
-    flags = "--mode evaluate --architecture k3f8p0-k3f8p0 --train_images 1000 --eval_epochs 2 --num_seeds 3"
-    train.main([*flags.split(), "--run_dir", "run"])
-    assert [bar["total"] for bar in made] == [3 * 2 * (1000 // 64) * 64]
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -257,16 +252,32 @@ def test_the_recipe_of_the_flags_reaches_the_children(trainings, flags, recipe):
     assert trainings[0]["recipe"] == replace(PAPER_RECIPE if "paper" in flags else EVALUATION, epochs=7, best_of=1)
 
 
-def test_only_what_is_the_same_in_a_mirror_is_mirrored():
-    for dataset, child_recipe, mirrored in [
-        ("FashionMNIST", "fast", True), ("CIFAR10", "fast", True), ("MNIST", "fast", False), ("KMNIST", "fast", False),
-        ("FashionMNIST", "paper", False),
-    ]:  # fmt: skip
-        args = argparse.Namespace(child_recipe=child_recipe, dataset=dataset, eval_epochs=None)
-        expected = PAPER_RECIPE if child_recipe == "paper" else EVALUATION
-        recipe = evaluation.final_recipe(args, {}, None)
-        assert recipe == replace(expected, flip=expected.flip or mirrored, best_of=1)
-        assert evaluation.judged_from_both_sides(recipe) == mirrored
+@pytest.mark.parametrize(
+    "dataset, flag, of_search, mirrored",
+    [
+        ("FashionMNIST", None, None, True), ("CIFAR10", None, None, True),
+        ("MNIST", None, None, False), ("KMNIST", None, None, False), ("photos", None, None, False),
+        ("photos", True, None, True), ("photos", None, True, True), ("photos", False, True, False),
+        ("CIFAR10", False, None, False), ("FashionMNIST", None, False, False), ("MNIST", True, False, True),
+    ],
+)  # fmt: skip
+def test_images_are_mirrored_where_a_flag_the_search_or_the_data_set_says_so(dataset, flag, of_search, mirrored):
+    args = argparse.Namespace(child_recipe="fast", dataset=dataset, eval_epochs=8, mirror=flag, precision="float32")
+    recipe = evaluation.final_recipe(args, {} if of_search is None else {"mirror": of_search}, None)
+    assert recipe == replace(EVALUATION, flip=mirrored, best_of=1)
+    assert evaluation.judged_from_both_sides(recipe) == mirrored
+
+
+@pytest.mark.parametrize("flag, flip", [(None, True), (True, True), (False, False)])
+def test_the_papers_recipe_mirrors_unless_a_flag_forbids_it(flag, flip):
+    """It judges a network from one side."""
+    args = argparse.Namespace(
+        child_recipe="paper", dataset="MNIST", child_epochs=50, eval_epochs=50, mirror=flag, precision="bfloat16"
+    )
+    expected = replace(PAPER_RECIPE, flip=flip, precision="bfloat16")
+    assert settings.child_recipe(args, None) == expected
+    assert evaluation.final_recipe(args, {}, None) == replace(expected, best_of=1)
+    assert not evaluation.judged_from_both_sides(expected)
 
 
 @pytest.mark.parametrize("recipe", [EVALUATION, replace(EVALUATION, flip=True), PAPER_RECIPE])
@@ -281,8 +292,8 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
     child.eval()
     monkeypatch.setattr(evaluation, "train_child", lambda *_: TrainedChild(child, *one_side, 0.0))
     data = Data(images, images, 10, PREPARATION)
-    job = (parse_architecture("k3f8p0"), recipe, 0)
-    final = evaluation.final_child((data, torch.zeros(1)), 0, job, "cpu")
+    job = Job(parse_architecture("k3f8p0"), recipe, 0, weights=True)
+    final = evaluation.final_child((data, torch.zeros(1, 2)), 0, job, "cpu")
     saved = torch.load(io.BytesIO(final["saved"]), weights_only=True)
     assert saved["both_sides"] == (recipe.flip and recipe != PAPER_RECIPE)
     right = torch.tensor(final["confusions"]).diag().sum().item() / 400
@@ -604,17 +615,20 @@ def test_the_noise_is_that_of_a_training_or_of_the_images_whichever_is_larger():
     assert report.noise_of_accuracy(ranking, data) == pytest.approx(((0.01 + 0.04) / 2 / 2) ** 0.5)
 
 
-@pytest.mark.parametrize("text", ["k5f8p1-k3f16p0", "c3x5f24s2x3-c1x3f36s1x2i1-c3x3f24i1.2-c3x1f24"])
+@pytest.mark.parametrize(
+    "text, extra_filters",
+    [("k5f8p1-k3f16p0", 0), ("c3x5f24s2x3-c1x3f36s1x2i1-c3x3f24i1.2-c3x1f24", 0), ("c3x3f24m-c1x3f36-c3x1f24i1.2", 3)],
+)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 24)])
-def test_an_exported_network_gives_the_same_logits(text, shape, tmp_path):
+def test_an_exported_network_gives_the_same_logits(text, extra_filters, shape, tmp_path):
     """In a process that has torch alone, for any number of images; here of colour pictures from both sides."""
     torch.manual_seed(0)
     both_sides = shape[0] == 3
-    child = Child(parse_architecture(text), shape, 7)
+    child = Child(parse_architecture(text).widened(extra_filters), shape, 7)
     for norm in child.norms:
         torch.nn.init.normal_(norm.running_mean)
     saved = {"architecture": text, "image_shape": shape, "num_classes": 7, "state_dict": child.state_dict()}
-    saved["both_sides"] = both_sides
+    saved |= {"both_sides": both_sides, "extra_filters": extra_filters}
     (tmp_path / "best_child.pt2").write_bytes(evaluation.exported(utils.as_bytes(saved)))
     pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
     torch.save(pixels, tmp_path / "pixels.pt")

@@ -3,7 +3,6 @@
 python train.py --mode evaluate --references True
 """
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from datasets import Data, Images, in_shared_memory
-from evaluation import final_recipe, statistics_of, train_finals
+from finals import Evaluation, Finals, Job, statistics_of
 from model import Recipe, on_device, possible_size, train_child, training_steps
-from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
-from settings import within_limits
+from search_space import Architecture, SearchSpace, parse_architecture
+from settings import space_around, within_limits
 from utils import child_seed
 from workers import Workers
 
 LENET = parse_architecture("k5f8p0-k5f16p0")  # nearest to LeNet-5, with its 6 and 16 filters (LeCun et al. 1998)
 RANDOM_NETWORKS = 10
+STEPS = "seconds_of_a_step"  # the name under which they are kept
 
 
 class OnThreeChannels(nn.Module):
@@ -64,45 +64,74 @@ READY_MADE = {  # what a reader would take instead
 }
 
 
-def compare(args: argparse.Namespace, settings: dict, data: Data, found: Architecture, device: str) -> list[dict]:
-    """Train networks that nobody searched for; prints and returns their test accuracies.
+def compare(run: Evaluation, kept: Finals, train: Callable[[Sequence[Job]], list[dict]]) -> list[dict]:
+    """Train networks that nobody searched for; prints and returns their test accuracies."""
+    groups = groups_of(run, kept)
+    jobs = [job for group in groups.values() for job in group]
+    print(f"training networks that nobody searched for: {len(jobs)} trainings")
+    finals, rows = iter(train(jobs)), []
+    for name, group in groups.items():
+        if group:
+            rows.append(describe(name, group, [next(finals) for _ in group], run.data, kept))
+        else:
+            print(f"  {name}: none is possible on these images, within the limits")
+    return rows
+
+
+def groups_of(run: Evaluation, kept: Finals) -> dict[str, list[Job]]:
+    """The trainings of each kind of network.
 
     Those of the search space get the same epochs as the one that was found, torchvision's the same time.
     """
-    space, recipe = SmallSpace(len(found.layers)), final_recipe(args, settings, data)
-    if found.hidden is None:
-        space = PaperSpace(len(found.layers), settings.get("strides", "s" in str(found)))
-    size = functools.partial(possible_size, data=data)
-    some = random_actions(space, lambda network: size(network) and within_limits(network, data, settings), args.seed)
+    args, recipe = run.args, run.recipe
+    space, size = space_around(run.architecture, run.searched), functools.partial(possible_size, data=run.data)
+
+    def allowed(network: Architecture) -> bool:
+        return size(network) is not None and within_limits(network, run.data, run.searched)
+
+    def job(network: Architecture | ReadyMade, number: int, how: Recipe) -> Job:
+        return Job(network, how, child_seed(args.seed, str(network), "final", number))
+
+    some = random_actions(space, allowed, args.seed)
     groups = {"LeNet-5's layers": [LENET] * args.num_seeds if size(LENET) else []}
-    groups["largest network"] = [largest(space, some, size)] * args.num_seeds if some else []
+    groups["largest network"] = (
+        [largest(space, some, lambda network: size(network) if allowed(network) else None)] * args.num_seeds
+        if some
+        else []
+    )
     groups["random networks"] = [space.decode(actions) for actions in some]
-    jobs = [(network, recipe, i) for group in groups.values() for i, network in enumerate(group)]
-    seconds = {str(found): seconds_of_a_step(found, data, recipe, device)}
-    for name, network in READY_MADE.items():
-        groups[name] = [network] * args.num_seeds
-        adam = replace(recipe, optimizer="adam", lr=0.002, betas=(0.9, 0.999))  # nearest to what they are trained with
-        seconds[str(network)] = seconds_of_a_step(network, data, adam, device)
-        adam = replace(adam, epochs=recipe.epochs * seconds[str(found)] / seconds[str(network)])
-        jobs += [(network, adam, i) for i in range(args.num_seeds)]
-    print(f"training networks that nobody searched for: {len(jobs)} trainings")
-    jobs = [(network, how, child_seed(args.seed, str(network), "final", i)) for network, how, i in jobs]
-    finals, rows = iter(train_finals(jobs, data, device, args.workers)), []
-    epochs = {str(network): how.epochs for network, how, _ in jobs}
-    for name, group in groups.items():
-        if not group:
-            print(f"  {name}: none is possible on these images, within the limits")
-            continue
-        row = {"name": name, "architectures": list(dict.fromkeys(map(str, group))), "epochs": epochs[str(group[0])]}
-        row["parameters"] = statistics.fmean(parameters_of(network, data) for network in group)
-        row |= {"seconds_of_a_step": seconds[row["architectures"][0]]} if name in READY_MADE else {}
-        row |= statistics_of("top1", [next(finals) for _ in group])
-        which = row["architectures"][0] if len(row["architectures"]) == 1 else "a training each"
-        spread = f" ± {100 * row['top1_std']:.2f}" if len(group) > 1 else ""
-        accuracy = f"{row['top1_mean']:.2%}{spread} (n = {len(group)})"
-        print(f"  {name:<18} {which:<18} {accuracy}   {row['parameters']:,.0f} parameters   {row['epochs']:.3g} epochs")
-        rows.append(row)
-    return rows
+    jobs = {name: [job(network, i, recipe) for i, network in enumerate(group)] for name, group in groups.items()}
+    for name, how in recipes_of_the_same_time(run, kept).items():
+        jobs[name] = [job(READY_MADE[name], i, how) for i in range(args.num_seeds)]
+    return jobs
+
+
+def recipes_of_the_same_time(run: Evaluation, kept: Finals) -> dict[str, Recipe]:
+    """How torchvision's networks are trained for the time that the one found takes; what a step takes is kept."""
+    adam = replace(run.recipe, optimizer="adam", lr=0.002, betas=(0.9, 0.999))  # nearest to what they are trained with
+    seconds = kept.find(STEPS, **dict.fromkeys(("found", *READY_MADE), float))
+    if seconds is None:
+        seconds = {"found": seconds_of_a_step(run.architecture, run.data, run.recipe, run.device)}
+        for name, network in READY_MADE.items():
+            seconds[name] = seconds_of_a_step(network, run.data, adam, run.device)
+        kept.keep(STEPS, seconds)
+    epochs = {name: run.recipe.epochs * seconds["found"] / seconds[name] for name in READY_MADE}
+    return {name: replace(adam, epochs=epochs[name]) for name in READY_MADE}
+
+
+def describe(name: str, jobs: Sequence[Job], finals: Sequence[dict], data: Data, kept: Finals) -> dict:
+    """A group's row in evaluation.json; prints it."""
+    row = {"name": name, "architectures": list(dict.fromkeys(str(job.network) for job in jobs))}
+    row["epochs"] = jobs[0].recipe.epochs
+    row["parameters"] = statistics.fmean(parameters_of(job.network, data) for job in jobs)
+    if name in READY_MADE:
+        row["seconds_of_a_step"] = kept.find(STEPS)[name]
+    row |= statistics_of("top1", finals)
+    which = row["architectures"][0] if len(row["architectures"]) == 1 else "a training each"
+    spread = f" ± {100 * row['top1_std']:.2f}" if len(jobs) > 1 else ""
+    accuracy = f"{row['top1_mean']:.2%}{spread} (n = {len(jobs)})"
+    print(f"  {name:<18} {which:<18} {accuracy}   {row['parameters']:,.0f} parameters   {row['epochs']:.3g} epochs")
+    return row
 
 
 def seconds_of_a_step(network: Architecture | ReadyMade, data: Data, recipe: Recipe, device: str) -> float:

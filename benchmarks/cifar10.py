@@ -1,0 +1,211 @@
+"""The paper's experiment on CIFAR-10, as far as a machine goes: searches, final trainings, and a figure as its Fig. 6.
+
+    python -m benchmarks.cifar10                        two cores: C1 to C4 of the list below, about a day
+    python -m benchmarks.cifar10 --machine gpu          one GPU: deeper networks and longer trainings, about 25 minutes
+    python -m benchmarks.cifar10 --minutes 8            stops after so long; the same command goes on from there
+    python -m benchmarks.cifar10 --rehearse True        all commands with a few images, in runs/rehearsal
+
+Each step is a command of train.py, which is printed, so that it can be copied. Its files stand in results/cifar10*/. A
+command that has ended before takes seconds. Writes results/cifar10.json and results/cifar10_search.png at the end.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import join
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.common import RESULTS, input_errors
+from settings import boolean, number
+from utils import ROOT, InputError, environment, read_ledger, write_json
+
+COMMAND = "python -m benchmarks.cifar10 "
+SEEDS = (0, 1, 2)
+TOPS = (1, 5, 15)  # the paper's: the mean of so many best networks
+DATASET = ["--dataset", "CIFAR10"]
+FEW = ["--train_images", "500"]
+FEW_CHILDREN = ["--num_children", "6", "--child_epochs", "1"]
+FEW_FINALS = ["--eval_epochs", "0.5", "--num_seeds", "1"]
+
+# The space of the searches, and how their children are trained (results/cifar10_rewards.json)
+CPU_SPACE = [
+    "--space",
+    "paper",
+    "--num_layers",
+    "6",
+    "--pooling",
+    "2",
+    "--max_flops",
+    "60000000",
+    "--precision",
+    "bfloat16",
+]
+CPU_SEARCH = [*CPU_SPACE, "--num_children", "120", "--child_epochs", "0.2"]
+CPU_FINAL = ["--eval_epochs", "40", "--num_seeds", "2", "--precision", "bfloat16"]
+GPU_SPACE = [
+    "--use_cuda",
+    "True",
+    "--workers",
+    "8",
+    "--space",
+    "paper",
+    "--num_layers",
+    "15",
+    "--pooling",
+    "2",
+    "--precision",
+    "bfloat16",
+]
+GPU_SEARCH = [*GPU_SPACE, "--num_children", "200", "--child_epochs", "1"]
+GPU_FINAL = ["--use_cuda", "True", "--eval_epochs", "60", "--num_seeds", "2", "--precision", "bfloat16"]
+
+
+def folder(root: Path, name: str, strategy: str = "reinforce", seed: int = 0) -> Path:
+    """Where a search has its files."""
+    random = "-random" if strategy == "random" else ""
+    return root / (name + random + (f"-seed{seed}" if seed else ""))
+
+
+def searches(root: Path, name: str, flags: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
+    """Policy gradient and random search with each seed."""
+    commands = []
+    for seed in seeds:
+        for strategy in ("reinforce", "random"):
+            where = ["--run_dir", str(folder(root, name, strategy, seed))]
+            commands.append(
+                ["--mode", "generate", *DATASET, *flags, "--strategy", strategy, "--seed", str(seed), *where]
+            )
+    return commands
+
+
+def evaluations(root: Path, name: str, flags: Sequence[str]) -> list[list[str]]:
+    """Final trainings of what both searches with the first seed returned, and of both with 40 more filters."""
+    commands = []
+    for strategy in ("reinforce", "random"):
+        evaluate = ["--mode", "evaluate", *DATASET, *flags, "--run_dir", str(folder(root, name, strategy))]
+        commands += [evaluate, [*evaluate, "--extra_filters", "40"]]
+    return commands
+
+
+def steps(machine: str, root: Path) -> list[list[str]]:
+    """The commands of an experiment, in the order in which they are run."""
+    if machine == "gpu":
+        return [*searches(root, "cifar10-gpu", GPU_SEARCH, [0]), *evaluations(root, "cifar10-gpu", GPU_FINAL)]
+    small = ["--run_dir", str(root / "cifar10")]
+    return [
+        ["--mode", "generate", *DATASET, "--num_layers", "4", *small],
+        ["--mode", "evaluate", *DATASET, *small],
+        *searches(root, "cifar10-paper", CPU_SEARCH, SEEDS),
+        *evaluations(root, "cifar10-paper", CPU_FINAL),
+        # the references for a shorter time, in files of their own
+        ["--mode", "evaluate", *DATASET, "--precision", "bfloat16", "--references", "True", *reference_of(root)],
+    ]
+
+
+def reference_of(root: Path) -> list[str]:
+    """The network that the references are compared with, which the search must have returned before."""
+    best = folder(root, "cifar10-paper") / "best.json"
+    name = json.loads(best.read_text())["architecture"] if best.exists() else "c3x3f36-c5x1f48i1"
+    return ["--architecture", name, "--run_dir", str(folder(root, "cifar10-paper"))]
+
+
+def shortened(command: list[str]) -> list[str]:
+    """The same command with few images, children and epochs; a flag that stands later wins."""
+    return [*command, *FEW, *(FEW_CHILDREN if "generate" in command else FEW_FINALS)]
+
+
+def run(command: list[str], until: float) -> bool:
+    """Run train.py; interrupts it at a time of `time.monotonic`, and returns whether it has ended by itself."""
+    print(f"\n$ python train.py {join(command)}", flush=True)
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *command], cwd=ROOT)
+    try:
+        status = process.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        return False
+    if status:
+        raise InputError(f"this command ended with exit code {status}, see above; the same command goes on from here")
+    return True
+
+
+def best_so_far(accuracies: np.ndarray, most: int) -> np.ndarray:
+    """After each child, the mean of the `most` best accuracies so far (n,), or of all if they are fewer."""
+    return np.array([np.sort(accuracies[: n + 1])[-most:].mean() for n in range(len(accuracies))])
+
+
+def accuracies_of(where: Path) -> np.ndarray:
+    """The validation accuracies of a search's children, in the order of sampling (n,)."""
+    rows, _ = read_ledger(where / "children.jsonl")
+    return np.array([rows[child]["val_accuracy"] for child in sorted(rows)])
+
+
+def compare_searches(root: Path, name: str, seeds: Sequence[int]) -> dict:
+    """By children trained, policy gradient less random search; and the last quarters of both, for each seed."""
+    pairs = []
+    for seed in seeds:
+        pair = [accuracies_of(folder(root, name, strategy, seed)) for strategy in ("reinforce", "random")]
+        if all(map(len, pair)):
+            length = min(map(len, pair))
+            pairs.append([accuracies[:length] for accuracies in pair])
+    if not pairs:
+        return {}
+    children = min(len(mine) for mine, _ in pairs)
+    lead = {
+        str(most): [(best_so_far(mine, most) - best_so_far(other, most))[:children].tolist() for mine, other in pairs]
+        for most in TOPS
+    }
+    quarters = [[float(some[-len(some) // 4 :].mean()) for some in pair] for pair in pairs]
+    return {"children": children, "lead_of_best": lead, "last_quarter": quarters}
+
+
+def draw_lead(comparison: dict) -> Figure:
+    """The difference between both searches by children trained: mean over the seeds, and each seed."""
+    figure = Figure(figsize=(7, 3.6))
+    axes = figure.subplots()
+    for color, most in zip(("tab:blue", "tab:orange", "tab:green"), TOPS, strict=True):
+        leads = 100 * np.array(comparison["lead_of_best"][str(most)])  # (seeds, children)
+        children = np.arange(1, leads.shape[1] + 1)
+        name = "best network" if most == 1 else f"mean of the best {most}"
+        axes.plot(children, leads.mean(0), color=color, label=name)
+        axes.fill_between(children, leads.min(0), leads.max(0), color=color, alpha=0.15, lw=0)
+    axes.axhline(0, color="0.5", lw=0.8)
+    axes.set(xlabel="children trained", ylabel="policy gradient less random,\nvalidation accuracy in points")
+    axes.set_title(f"mean of {len(leads)} pairs of searches; shaded: from the least to the largest")
+    axes.legend()
+    return figure
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--machine", choices=("cpu", "gpu"), default="cpu", help="which experiment (default: cpu)")
+    parser.add_argument("--minutes", type=number(float, 0, above=True), help="stop after so long (default: never)")
+    parser.add_argument("--rehearse", type=boolean, nargs="?", const=True, help="few images, in runs/rehearsal")
+    return parser.parse_args()
+
+
+@input_errors()
+def main() -> None:
+    args = parse_arguments()
+    root = Path("runs", "rehearsal") if args.rehearse else RESULTS.relative_to(ROOT)
+    until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    for number_of_step in range(len(steps(args.machine, root))):
+        command = steps(args.machine, root)[number_of_step]  # anew: what a search returned may be in it
+        if not run(shortened(command) if args.rehearse else command, until):
+            print(f"stopped after {args.minutes:g} minutes; the same command goes on from here")
+            return
+    name = "cifar10-gpu" if args.machine == "gpu" else "cifar10-paper"
+    comparison = compare_searches(ROOT / root, name, SEEDS)
+    write_json(ROOT / root / f"{name}.json", comparison | {"command": COMMAND + join(sys.argv[1:])} | environment())
+    draw_lead(comparison).savefig(ROOT / root / f"{name}.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

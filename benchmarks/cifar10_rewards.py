@@ -1,0 +1,103 @@
+"""How long must a child be trained on CIFAR-10? 24 networks of the paper's space, trained for eight epochs, judge rewards.
+
+    python -m benchmarks.cifar10_rewards      about four hours on two cores; goes on where it stopped
+
+The networks are drawn uniformly from those of six layers with two max-poolings and at most 60 million FLOPs an image, as
+in the searches of docs/cifar10.md. Everything is trained on the 45,000 images of a search. As in
+`benchmarks.reward_fidelity`, a reward is measured on the validation images where the judge is measured on the test images
+and the other way round, so that the luck of 5,000 images does not count as knowledge. Writes results/cifar10_rewards.csv
+(a row for each training) and results/cifar10_rewards.json (correlations).
+"""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from benchmarks.common import RESULTS, input_errors, load_data, read_rows, train_missing
+from benchmarks.reward_fidelity import IMAGES, fidelity, variance
+from model import Recipe
+from search_space import PaperSpace
+from settings import within_limits
+from utils import child_seed, environment, write_json
+
+FILE = RESULTS / "cifar10_rewards.csv"
+COLUMNS = ("recipe", "architecture", "seed", "val_accuracy", "test_accuracy", "seconds", "instruction_set")
+SPACE = PaperSpace(6, pooling=2)
+LIMITS = {"max_flops": 60_000_000}
+NETWORKS = 24
+SEEDS = (0, 1)
+JUDGE = "judge"
+BASE = Recipe(precision="bfloat16")
+RECIPES = {
+    f"{images:,} images": replace(BASE, epochs=images / 45_000) for images in (3_000, 4_500, 9_000, 18_000, 45_000)
+} | {
+    "9,000 images, mirrored": replace(BASE, epochs=0.2, flip=True),
+    "9,000 images, half the rates": replace(BASE, epochs=0.2, lr=BASE.lr / 2, filter_lr=BASE.filter_lr / 2),
+    "9,000 images, twice the rates": replace(BASE, epochs=0.2, lr=2 * BASE.lr, filter_lr=2 * BASE.filter_lr),
+    "9,000 images, float32": replace(BASE, epochs=0.2, precision="float32"),
+    "45,000 images, mirrored": replace(BASE, epochs=1.0, flip=True),
+    JUDGE: replace(BASE, epochs=8.0, shift=2, flip=True),
+}
+
+
+def panel(data) -> list[str]:
+    """The text forms of the networks: the first of a fixed random sequence that are within the limits."""
+    generator, found = torch.Generator().manual_seed(0), []
+    while len(found) < NETWORKS:
+        actions = [torch.randint(len(choices), (), generator=generator).item() for *_, choices in SPACE.tokens]
+        architecture = SPACE.decode(actions)
+        if within_limits(architecture, data, LIMITS):
+            found.append(str(architecture))
+    return found
+
+
+def summarize(rows: dict[tuple, dict]) -> dict:
+    """For each recipe its time, its accuracy, and its rank correlation with the judge, with a 95 % interval."""
+    networks = list(dict.fromkeys(architecture for _, architecture, _ in rows))
+    complete = [name for name in RECIPES if all((name, a, s) in rows for a in networks for s in SEEDS)]
+    value = {
+        (name, kind): np.array([[float(rows[name, a, s][kind]) for s in SEEDS] for a in networks])
+        for name in complete
+        for kind in ("val_accuracy", "test_accuracy", "seconds")
+    }
+    random, everything = np.random.default_rng(0), np.arange(len(networks))
+    drawn = np.stack([everything, *(random.choice(everything, len(networks)) for _ in range(2000))])
+    found = {
+        name: np.mean([fidelity(value[name, a], value[JUDGE, b].mean(1), drawn) for a, b in IMAGES["other"]], 0)
+        for name in complete
+        if name != JUDGE
+    }
+    leader = max(found, key=lambda name: found[name][0])
+    result = {"networks": len(networks), "judge": variance(value[JUDGE, "val_accuracy"]), "recipes": {}}
+    result["judge"]["accuracy"] = float(value[JUDGE, "val_accuracy"].mean())
+    for name, correlations in found.items():
+        row = {"recipe": asdict(RECIPES[name]), "seconds": float(value[name, "seconds"].mean())}
+        row["accuracy"] = float(value[name, "val_accuracy"].mean())
+        row |= variance(value[name, "val_accuracy"])
+        row["correlation"] = float(correlations[0])
+        row["correlation_ci"] = np.quantile(correlations[1:], (0.025, 0.975)).tolist()
+        row["below_best_ci"] = np.quantile((found[leader] - correlations)[1:], (0.025, 0.975)).tolist()
+        result["recipes"][name] = row
+    return result
+
+
+@input_errors()
+def main() -> None:
+    shared = load_data("CIFAR10")
+    networks, done = panel(shared[0]), set(read_rows(FILE, "recipe", "architecture"))
+    keys = [(name, a, s) for s in SEEDS for name in RECIPES for a in networks if (name, a, s) not in done]
+    jobs = {(name, a, s): (a, RECIPES[name], child_seed(s, a)) for name, a, s in keys}
+    if jobs:
+        train_missing(FILE, COLUMNS, "CIFAR10", jobs, shared)
+    result = summarize(read_rows(FILE, "recipe", "architecture"))
+    result["limits"] = LIMITS
+    write_json(
+        RESULTS / "cifar10_rewards.json", result | {"command": "python -m benchmarks.cifar10_rewards"} | environment()
+    )
+    for name, row in result["recipes"].items():
+        print(f"{name:<30} {row['seconds']:6.1f} s   {row['accuracy']:.2%}   correlation {row['correlation']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

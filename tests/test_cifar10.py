@@ -1,0 +1,220 @@
+"""CIFAR-10 as a folder of pictures, mirrored photographs, poolings and more filters: through the program's flags."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_wiring import InProcess
+
+import datasets
+import evaluation
+import settings
+import train
+from benchmarks import cifar10
+from datasets import CIFAR10_CLASSES
+from search_space import parse_architecture
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A data folder with cifar10/{train,test}/<class>/*.png: six pictures a class to train on, two for the test."""
+    random, data_dir = np.random.default_rng(0), tmp_path_factory.mktemp("data")
+    for part, count in (("train", 6), ("test", 2)):
+        for label, name in enumerate(CIFAR10_CLASSES):
+            folder = data_dir / "cifar10" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 60, (32, 32, 3), np.uint8)
+                pixels[3 * label : 3 * label + 3] += 180
+                Image.fromarray(pixels).save(folder / f"{name}_{i}.png")
+    return data_dir
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Networks are trained for real, but without worker processes and `torch.export`, which take seconds."""
+    monkeypatch.setattr(evaluation, "exported", lambda saved: b"")
+    InProcess.made = []
+    for module in (settings, evaluation):
+        monkeypatch.setattr(module, "Workers", InProcess)
+
+
+def run(*flags: object) -> None:
+    train.main([*map(str, flags), "--workers", "1", "--train_images", "40"])
+
+
+def refused(capsys, *flags: object) -> str:
+    """The one line that the program ends with, exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and line.startswith("train.py: ")
+    return line
+
+
+EVALUATE = ("--mode", "evaluate", "--architecture", "k3f8p0-k3f8p0", "--num_seeds", 1, "--eval_epochs", 2)
+
+
+def weights(folder: Path, suffix: str = "") -> dict:
+    return torch.load(folder / f"best_child-k3f8p0-k3f8p0{suffix}.pt", weights_only=True)
+
+
+def test_mirrored_photographs_of_ones_own_train_as_cifar10_does(pictures, tmp_path):
+    run("--dataset", "CIFAR10", "--data_dir", pictures, "--run_dir", tmp_path / "built_in", *EVALUATE)
+    run("--dataset", pictures / "cifar10", "--mirror", "True", "--run_dir", tmp_path / "own", *EVALUATE)
+    run("--dataset", pictures / "cifar10", "--run_dir", tmp_path / "as_letters", *EVALUATE)
+    built_in, own, as_letters = (weights(tmp_path / name) for name in ("built_in", "own", "as_letters"))
+    assert built_in["classes"] == own["classes"] == CIFAR10_CLASSES
+    assert built_in["both_sides"] and own["both_sides"] and not as_letters["both_sides"]
+    for name, tensor in built_in["state_dict"].items():
+        assert torch.equal(tensor, own["state_dict"][name])
+    assert not torch.equal(built_in["state_dict"]["convs.0.weight"], as_letters["state_dict"]["convs.0.weight"])
+
+
+def test_a_search_on_a_folder_of_cifar10_goes_on_and_keeps_its_mirror(pictures, tmp_path, capsys):
+    search = ("--dataset", "CIFAR10", "--data_dir", pictures, "--run_dir", tmp_path, "--child_epochs", 1)
+    run(*search, "--num_children", 1)
+    kept = json.loads((tmp_path / "config.json").read_text())["settings"]
+    assert kept["images"] and "mirror" not in kept  # the data set's default
+    before = (tmp_path / "children.jsonl").read_bytes()
+    assert "mirror is False now, was the default" in refused(capsys, *search, "--num_children", 2, "--mirror", "False")
+    assert "precision is bfloat16 now" in refused(capsys, *search, "--num_children", 2, "--precision", "bfloat16")
+    assert (tmp_path / "children.jsonl").read_bytes() == before
+    run(*search, "--num_children", 2, "--mirror", "True")
+    assert (tmp_path / "children.jsonl").read_bytes().startswith(before)
+
+
+def test_poolings_and_more_filters_through_the_flags(pictures, tmp_path):
+    common = ("--dataset", "CIFAR10", "--data_dir", pictures, "--run_dir", tmp_path)
+    space = ("--space", "paper", "--num_layers", 3, "--pooling", 2, "--max_flops", 10_000_000)
+    run(*common, *space, "--child_epochs", 1, "--num_children", 1)
+    text = json.loads((tmp_path / "best.json").read_text())["architecture"]
+    architecture = parse_architecture(text)
+    assert [layer.pool for layer in architecture.layers] == [True, True, False]
+    evaluate = ("--mode", "evaluate", "--num_seeds", 1, "--eval_epochs", 1, "--precision", "bfloat16")
+    run(*common, *evaluate)
+    run(*common, *evaluate, "--extra_filters", 5)
+    plain, wider = (json.loads((tmp_path / f"evaluation{suffix}.json").read_text()) for suffix in
+                    ("", "-5_more_filters"))  # fmt: skip
+    assert plain["architecture"] == wider["architecture"] == text
+    assert plain["extra_filters"] == 0 and wider["extra_filters"] == 5
+    assert plain["recipe"]["precision"] == "bfloat16"
+    saved = torch.load(tmp_path / "best_child-5_more_filters.pt", weights_only=True)
+    filters = [saved["state_dict"][f"convs.{i}.weight"].shape[0] for i in range(3)]
+    assert filters == [layer.filters + 5 for layer in architecture.layers]
+    assert wider["parameters"] == sum(
+        tensor.numel() for name, tensor in saved["state_dict"].items() if "running" not in name and "num_b" not in name
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, reason",
+    [
+        (["--pooling", "1"], "argument --pooling: only --space paper has it"),
+        (["--space", "paper", "--pooling", "2"], "argument --pooling: networks of 2 layers have room for 1"),
+        (["--space", "paper", "--num_layers", "5", "--pooling", "3"], "images of 28 x 28 allow 2 at most"),
+        (["--extra_filters", "3"], "argument --extra_filters: only --mode evaluate has it"),
+        (["--mirror", "perhaps"], "argument --mirror: must be True or False, not 'perhaps'"),
+        (["--precision", "half"], "argument --precision: invalid choice: 'half'"),
+    ],
+)
+def test_flags_that_contradict_themselves_are_one_line(flags, reason, tmp_path, capsys):
+    assert reason in refused(capsys, *flags, "--run_dir", tmp_path / "run")
+    assert not (tmp_path / "run" / "children.jsonl").exists()
+
+
+def test_a_folder_that_is_not_cifar10_is_one_line(pictures, tmp_path, capsys):
+    def copy(keep) -> Path:
+        """A data folder with those pictures for which `keep` gives a size."""
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for file in sorted((pictures / "cifar10").rglob("*.png")):
+            if size := keep(*file.parts[-3:-1]):
+                there = folder / file.relative_to(pictures)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                with Image.open(file) as picture:
+                    picture.resize(size).save(there)
+        return folder
+
+    cases = {
+        "has no folder train": lambda part, name: (32, 32) if part == "test" else None,
+        "has no folder test": lambda part, name: (32, 32) if part == "train" else None,
+        "truck: it needs": lambda part, name: (32, 32) if name != "frog" else None,
+        "test has no picture of frog": lambda part, name: (32, 32) if (part, name) != ("test", "frog") else None,
+        "pictures of 32 x 31": lambda part, name: (32, 31),
+        "32 x 31 pixels, most pictures have 32 x 32": lambda part, name: (32, 31 if name == "frog" else 32),
+    }
+    for reason, keep in cases.items():
+        line = refused(capsys, "--dataset", "CIFAR10", "--data_dir", copy(keep), "--run_dir", tmp_path / "run")
+        assert reason in line, line
+        assert not (tmp_path / "run").exists()
+
+
+def test_without_pictures_and_archive_the_line_names_both(tmp_path, monkeypatch):
+    import torchvision
+
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    with pytest.raises(
+        datasets.InputError, match=r"put cifar-10-python\.tar\.gz into .*, or its pictures into .*/cifar10/"
+    ):
+        datasets.search_data("CIFAR10", tmp_path)
+
+
+def test_the_archive_wins_over_the_pictures(pictures, tmp_path):
+    (tmp_path / "cifar10").symlink_to(pictures / "cifar10")
+    assert datasets.path_of_pictures("CIFAR10", tmp_path) == tmp_path / "cifar10"
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert datasets.path_of_pictures("CIFAR10", tmp_path) is None
+
+
+# --- the experiment -----------------------------------------------------------------------------------------------
+
+
+def write_search(folder: Path, accuracies: list[float]) -> None:
+    folder.mkdir()
+    row = {"update": 0, "actions": [], "architecture": "", "reward": 0.0, "parameters": 1, "seconds": 1.0, "seed": 0}
+    rows = [row | {"child": child, "val_accuracy": accuracy} for child, accuracy in enumerate(accuracies)]
+    (folder / "children.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+
+
+def test_the_lead_over_random_search_by_hand(tmp_path):
+    """The best so far, and the mean of the best five; the shorter search of a pair counts."""
+    write_search(tmp_path / "a", [0.1, 0.5, 0.3, 0.7])
+    write_search(tmp_path / "a-random", [0.2, 0.2, 0.4, 0.4, 0.9])
+    write_search(tmp_path / "a-seed1", [0.3, 0.3, 0.3, 0.3])
+    write_search(tmp_path / "a-random-seed1", [0.1, 0.1, 0.1, 0.5])
+    found = cifar10.compare_searches(tmp_path, "a", (0, 1, 2))
+    assert found["children"] == 4
+    np.testing.assert_allclose(found["lead_of_best"]["1"], [[-0.1, 0.3, 0.1, 0.3], [0.2, 0.2, 0.2, -0.2]])
+    means = np.array([0.1, 0.3, 0.3, 0.4]) - [0.2, 0.2, 0.8 / 3, 0.3]
+    np.testing.assert_allclose(found["lead_of_best"]["5"][0], means)
+    np.testing.assert_allclose(found["last_quarter"], [[0.7, 0.4], [0.3, 0.5]])
+    assert cifar10.draw_lead(found).axes[0].get_legend() is not None
+    assert cifar10.compare_searches(tmp_path, "b", (0,)) == {}
+
+
+@pytest.mark.parametrize("machine, searches", [("cpu", 7), ("gpu", 2)])
+def test_each_step_is_a_command_that_the_program_takes(machine, searches, tmp_path):
+    folders = []
+    for command in cifar10.steps(machine, tmp_path):
+        args = train.parse_arguments(command)
+        assert args.dataset == "CIFAR10" and args.run_dir.parent == tmp_path
+        short = train.parse_arguments(cifar10.shortened(command))
+        assert short.train_images == 500 and short.run_dir == args.run_dir
+        if args.mode == "generate":
+            folders.append(args.run_dir)
+        else:
+            assert args.run_dir in folders
+    assert len(set(folders)) == len(folders) == searches
+
+
+def test_a_step_that_fails_ends_the_experiment(monkeypatch, tmp_path, capfd):
+    with pytest.raises(datasets.InputError, match="exit code 2"):
+        cifar10.run(["--num_children", "0"], float("inf"))
+    assert "$ python train.py --num_children 0" in capfd.readouterr().out
