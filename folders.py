@@ -162,8 +162,8 @@ def classes_first(tree: Tree) -> bool:
 
 
 def own_pictures(tree: Tree, folder: Path) -> bool:
-    """Whether a folder's own pictures are more than a cover or two beside those of the folders in it."""
-    return 10 * len(tree.pictures[folder]) >= tree.total[folder]
+    """Whether a folder's own pictures are more than a few covers beside those of the folders in it."""
+    return 4 * len(tree.pictures[folder]) >= tree.total[folder]
 
 
 # --- what is no layout of classes ---------------------------------------------------------------------------------

@@ -38,10 +38,14 @@ def find_pictures(path: Path) -> list[Picture]:
 
 def read_labelled(file: Path) -> list[Picture]:
     """The pictures that a table gives labels to, from the folder that it is in."""
-    folders, _ = walk(file.parent)
+    root, table = file.parent, Path(file.name)
+    folders, left_out = walk(root)
     files = [picture for pictures in folders.values() for picture in pictures]
     part = "train" if exact_part(file.stem) == "train" else None
-    return in_order(file.parent, read_tables(file.parent, {Path(file.name): part}, files))
+    labelled = read_tables(root, {table: part}, files)
+    left_out["no picture"] = [path for path in left_out["no picture"] if path != table]
+    report_left_out(root, left_out)
+    return in_order(root, labelled)
 
 
 def read_folder(root: Path) -> list[Picture]:
@@ -69,7 +73,8 @@ def read_folder(root: Path) -> list[Picture]:
         try:
             pictures = read_class_folders(root, make_tree(folders), left_out)
         except InputError as error:
-            raise InputError("; ".join(map(str, (error, *(unused or hints(root, left_out["no picture"])))))) from None
+            more = unused or hints(root, left_out["no picture"])
+            raise InputError("; ".join(map(str, [error, *more]))) from None
     for error in unused:
         print(printable(f"{error}; it is not used"))
     return pictures
@@ -77,11 +82,11 @@ def read_folder(root: Path) -> list[Picture]:
 
 def hints(root: Path, others: Sequence[Path]) -> list[str]:
     """What to do with the first file of each kind that may hold the pictures or their labels."""
-    hints = []
+    found = []
     for suffixes, hint in HINTS.items():
         files = [file for file in others if file.suffix.lower() in suffixes]
-        hints += [hint.format(file=file, path=quote(str(root / file))) for file in files[:1]]
-    return hints
+        found += [hint.format(file=file, path=quote(str(root / file))) for file in files[:1]]
+    return found
 
 
 def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) -> list[Picture]:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from utils import ROOT, usable_cores
 
-TIME_LIMIT = 180  # seconds, of a program that does not hang
+TIME_LIMIT = 120 * max(1, os.getloadavg()[0] / usable_cores())  # seconds, more beside other work: longer is a hang
 WIDEST = 110  # characters of what the program said that are shown
 QUICK = ("--child_epochs", "0.1", "--num_children", "2", "--workers", "1")
 ENDED = 0, 1, 2, 130, 141, 143, -signal.SIGPIPE, -signal.SIGTERM  # not by a hang, whatever the stream has become

@@ -54,6 +54,7 @@ PARTS = [  # folders, pictures in each part, what is said
     ("train_{cat,dog}/", [4, 2, 2], "2 classes (train_cat, train_dog)"),  # a word alone makes no part
     ("train/{cat,dog}/ val_old/", [4, 2, 2], "left out, no part with a folder for each class (1): val_old"),
     ("{cat,dog}/ cat/2021/", [7, 3, 2], "below the folder of a class, so counted as that class (1): cat/2021"),
+    ("{cat,dog}/ cat/{2020,2021}/", [9, 4, 3], "so counted as that class (2): cat/2020, cat/2021"),
     ("{cat,dog}/images/", [4, 2, 2], "so counted as that class (2): cat/images, dog/images"),
     ("{cat,dog}/ labels/0.txt images/0.txt", [4, 2, 2], "left out, no picture in it (2): images, labels"),
 ]  # fmt: skip
@@ -86,6 +87,7 @@ UNCLEAR = [  # folders, what the line must name
     ("{kept,augmented}/{cat,dog}/", "which are the classes, augmented, kept, or", "--dataset {}/augmented"),
     ("animals/{cat,dog}/ plants/{oak,elm}/", "which are the classes, animals, plants, or", "oak: move them to {},"),
     ("animals/{cat,dog}/ oak/", "the classes, animals, or the folders in them, cat, dog?", "--dataset {}/animals"),
+    ("animals/{cat,dog}/ animals/cover.png oak/", "the classes, animals, or the folders in them", ""),
     ("train/animals/{cat,dog}/ train/plants/{oak,elm}/", "train/animals, train/plants, or", "move them to {}/train"),
     ("{train,test}/data/{cat,dog}/", "test/data, train/data, or the folders", "move them up, into test, train"),
     ("{cat,dog}/{train,test}/ owl/", "has cat, dog with folders called like parts, test, train", "a folder train"),
