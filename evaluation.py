@@ -55,11 +55,16 @@ def evaluate(args: argparse.Namespace) -> None:
             result["references"] = references.compare(run, kept, train)
             result["seconds"] = kept.seconds_since(started)
             utils.write_json(file, result)
-        picture = draw_confusions(args.run_dir, suffix, result, confusions)
         kept.finish()
     print(f"time                {utils.duration(result['seconds'])}")
+    picture = f"confusion{suffix}.png" if len(confusions) <= MOST_DRAWN else ""
     files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
-    print(f"files               {args.run_dir}/ ({', '.join([file.name, *picture, files])})")
+    print(f"files               {args.run_dir}/ ({file.name}{picture and f', {picture}'}, {files})")
+    if picture:
+        import plots  # here, because worker processes import this file and none needs matplotlib
+
+        title = f"{run.architecture} on {result['dataset']}: {len(finals)} trainings"
+        plots.plot_confusions(confusions, result["classes"], title).savefig(args.run_dir / picture)
 
 
 def read_flags(args: argparse.Namespace) -> Evaluation:
@@ -115,18 +120,6 @@ def write_files(run_dir: Path, suffix: str, result: dict, saved: bytes) -> None:
     utils.write_json(run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(run_dir / f"best_child{suffix}.pt", saved)
     utils.write_atomically(run_dir / f"best_child{suffix}.pt2", exported(saved))
-
-
-def draw_confusions(run_dir: Path, suffix: str, result: dict, confusions: Tensor) -> list[str]:
-    """Draw which classes are taken for which, if they are few enough; returns the names of what was written."""
-    if len(confusions) > MOST_DRAWN:
-        return []
-    import plots  # here, because worker processes import this file and none needs matplotlib
-
-    title = f"{result['architecture']} on {result['dataset']}: {len(result['seeds'])} trainings"
-    name = f"confusion{suffix}.png"
-    plots.plot_confusions(confusions, result["classes"], title).savefig(run_dir / name)
-    return [name]
 
 
 def measured(finals: Sequence[dict], confusions: Tensor) -> dict:

@@ -40,6 +40,12 @@ class Job(NamedTuple):
     seed: int
     weights: bool = False
 
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        extra = getattr(self.network, "extra_filters", 0)
+        return f"{self.seed}-{extra}_more_filters" if extra else str(self.seed)
+
     def description(self) -> dict:
         """All that tells it from the other trainings of an evaluation, as JSON holds it."""
         described = {"architecture": str(self.network), "seed": self.seed, "recipe": asdict(self.recipe)}
@@ -68,19 +74,19 @@ class Finals:
                 stopped = f"{folder} keeps the trainings of an evaluation that was stopped, with other settings"
                 raise InputError(f"{stopped} ({changed}): use the same flags to continue it, or delete {folder}")
 
-    def find(self, name: object, **types: type) -> dict | None:
+    def find(self, name: str, **types: type) -> dict | None:
         """What was kept under a name with these settings, or None."""
         file = self.file(name)
         if not self.same or not file.exists():
             return None
         return utils.read_json(file, "delete it, only this training is lost", **types)
 
-    def keep(self, name: object, value: dict) -> None:
+    def keep(self, name: str, value: dict) -> None:
         """Keep a result under a name; from now on the evaluation is not complete."""
         self.begin()
         utils.write_atomically(self.file(name), json.dumps(value, allow_nan=False).encode())
 
-    def file(self, name: object, suffix: str = "json") -> Path:
+    def file(self, name: str, suffix: str = "json") -> Path:
         return self.folder / f"final-{name}.{suffix}"
 
     def begin(self) -> None:
@@ -97,11 +103,11 @@ class Finals:
     def find_training(self, job: Job) -> dict | None:
         """The result of a training that has ended before, or None."""
         types = {"top1": float, "top5": float, "wall": float}
-        kept = self.find(job.seed, **types if callable(job.network) else types | {"confusions": list})
+        kept = self.find(job.name, **types if callable(job.network) else types | {"confusions": list})
         if kept is None or any(kept.get(key) != value for key, value in job.description().items()):
             return None
         if job.weights:
-            file = self.file(job.seed, "pt")
+            file = self.file(job.name, "pt")
             kept["saved"] = file.read_bytes() if file.exists() else b""
             if hashlib.sha256(kept["saved"]).hexdigest() != kept.get("weights"):
                 return None
@@ -116,8 +122,8 @@ class Finals:
         if "saved" in final:
             result["weights"] = hashlib.sha256(final["saved"]).hexdigest()
             self.begin()
-            utils.write_atomically(self.file(job.seed, "pt"), final["saved"])
-        self.keep(job.seed, result)
+            utils.write_atomically(self.file(job.name, "pt"), final["saved"])
+        self.keep(job.name, result)
 
     def seconds_since(self, started: float) -> float:
         """What all runs have taken for these trainings, this one from `started` on."""

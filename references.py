@@ -94,11 +94,10 @@ def groups_of(run: Evaluation, kept: Finals) -> dict[str, list[Job]]:
 
     some = random_actions(space, allowed, args.seed)
     groups = {"LeNet-5's layers": [LENET] * args.num_seeds if size(LENET) else []}
-    groups["largest network"] = (
-        [largest(space, some, lambda network: size(network) if allowed(network) else None)] * args.num_seeds
-        if some
-        else []
-    )
+    groups["largest network"] = []
+    if some:
+        large = largest(space, some, lambda network: size(network) if allowed(network) else None)
+        groups["largest network"] = [large] * args.num_seeds
     groups["random networks"] = [space.decode(actions) for actions in some]
     jobs = {name: [job(network, i, recipe) for i, network in enumerate(group)] for name, group in groups.items()}
     for name, how in recipes_of_the_same_time(run, kept).items():

@@ -3,7 +3,13 @@
 The controller, an LSTM, writes down a convolutional network token by token. The network is trained on MNIST for half a
 second. Its accuracy on images held out of the training is the reward, and REINFORCE makes good networks more probable.
 
-    python examples/nas_in_one_file.py      needs torch and torchvision only: no GPU, no network
+    python examples/nas_in_one_file.py      a minute on one core; needs torch and torchvision only, no network
+
+It learns: with seeds 0 to 4 the mean accuracy of the first 32 of 128 networks is 60.9, 61.5, 61.1, 62.8 and 64.8%, and
+that of the last 32 is 68.9, 69.9, 69.2, 67.7 and 70.3%. The gain is 6.9 ± 2.0 points (mean and 95% interval over the
+seeds; results/nas_in_one_file.json). Trained for longer, networks of this space reach 99%.
+
+Not as in the paper: one LSTM layer of 64 units, a higher learning rate, an entropy bonus, rewards that are not cubed.
 """
 
 import argparse

@@ -161,6 +161,14 @@ def test_a_complete_evaluation_is_replaced_by_one_with_other_settings(trainings,
     )
 
 
+def test_trainings_on_other_images_are_not_used_again(trainings):  # noqa: F811
+    """Seed and recipe are the same."""
+    train.main([*EVALUATE, "--num_seeds", "2"])
+    train.main([*EVALUATE, "--num_seeds", "2", "--train_images", "500"])
+    assert [len(training["data"].train.labels) for training in trainings] == [60_000] * 2 + [500] * 2
+    assert len(list(FOLDER.glob("final-*.json"))) == 2
+
+
 def test_references_go_on_with_the_times_that_were_measured(trainings, stop_after, monkeypatch):  # noqa: F811
     """A step takes other seconds in the second run: the trainings get the epochs of the first one all the same."""
     flags = ["--num_seeds", "2", "--references"]
@@ -174,6 +182,10 @@ def test_references_go_on_with_the_times_that_were_measured(trainings, stop_afte
     train.main([*EVALUATE, *flags])
     assert [training["text"] for training in trainings] == ["mobilenet_v3_small"]
     assert result_of("run") == result_of("whole")
+    (FOLDER / f"final-{references.STEPS}.json").unlink()  # then they are measured anew, and other trainings follow
+    train.main([*EVALUATE, *flags])
+    assert [training["text"] for training in trainings[1:]] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2
+    assert {training["recipe"].epochs for training in trainings[1:]} == {EVALUATION.epochs / 9}
 
 
 def test_two_evaluations_never_share_a_folder(trainings, capsys):  # noqa: F811
@@ -274,3 +286,16 @@ def test_the_space_around_a_network_is_that_of_its_search():
     assert space_around(plain, {}) == PaperSpace(2) and space_around(plain, searched) == PaperSpace(2, strides=True)
     assert space_around(strided, {}) == PaperSpace(1, strides=True)
     assert space_around(strided, {"space": "small", "strides": False}) == PaperSpace(1, strides=True)
+    assert space_around(parse_architecture("c3x3f24m-c1x1f24mi1-c1x1f24i2"), {}) == PaperSpace(3, pooling=2)
+
+
+def test_a_widened_network_has_files_of_its_own(trainings):  # noqa: F811
+    """Its text and seeds are those of the network that it was made from, which may be among the references."""
+    flags = ["--num_seeds", "1", "--references", "--extra_filters", "3"]
+    largest = "k7f32p2-k7f32p2"
+    evaluate = ["--mode", "evaluate", "--architecture", largest, "--run_dir", "run", *flags]
+    train.main(evaluate)
+    assert [training["text"] for training in trainings].count(largest) == 2
+    trainings.clear()
+    train.main(evaluate)
+    assert not trainings

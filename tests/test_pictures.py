@@ -170,6 +170,7 @@ def tiff(bits: int, bands: int, kind: int) -> bytes:
         (b"\n<!DOCTYPE html>\n<html>", "a web page: download the picture again"),
         (b"Not found\n", "text"),
         (b"\x89PNG\r\n\x1a\nxx", "damaged PNG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "damaged JPEG 2000"),
         (b"\x01\x02\x03", "an unknown format"),
         (tiff(64, 1, 3), "TIFF with 1 x 64 bits of floats, which Pillow doesn't read: convert it to PNG"),
         (tiff(8, 5, 1), "TIFF with 5 x 8 bits of whole numbers, which Pillow doesn't read: convert it to PNG"),
@@ -248,6 +249,10 @@ def test_nothing_to_see_in_a_class_or_in_most_pictures_is_an_error(tmp_path, cap
     for i, file in enumerate((root / "dog").iterdir()):
         Image.new("L", (8, 8), i).save(file)
     assert "7 of 19 pictures have nearly the same colour everywhere, all of class dog" in refused(root)
+    most = write(tmp_path / "most", 6)
+    for file in sorted(most.rglob("00[0-3].png")):
+        Image.new("L", (8, 8), 9).save(file)
+    assert "12 of 18 pictures have nearly the same colour everywhere: there is nothing to learn" in refused(most)
     nan = save_floats(write(tmp_path / "nan", 6), lambda i, values: values.fill(np.nan))
     assert "18 of 18 pictures have nearly the same colour" in refused(nan)
 
