@@ -277,6 +277,9 @@ def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str
         raise InputError(f"{path} has one class only, {least}: there is nothing to tell apart")
     if counts[least] <= len(missing):
         few = f"class {least} has {counts[least]} of the pictures to train on"
+        if not counts[least]:
+            parts = sorted({picture.part for picture in pictures if picture.label == least})
+            few += f" (it is in {' and '.join(parts)} only)"
         raise InputError(f"{path}: {few}, training, validation and test need one each: add some, or remove the class")
     return missing
 

@@ -16,7 +16,7 @@ from utils import InputError, listed, printable
 
 # What the columns are called, without regard to case, spaces and underscores; of several names of files the first.
 NAMES = ("filename", "file", "filepath", "path", "imagepath", "imagename", "image", "imageid", "img", "id")
-LABELS = ("label", "labels", "class", "classname", "category", "target")
+LABELS = ("label", "labels", "class", "classname", "classid", "category", "target")
 SPLITS = ("split", "part", "subset", "partition")
 STANDARD = ("labels", "metadata")  # tables of this name are looked for, and those that are called like a part
 
@@ -61,12 +61,13 @@ def find_tables(others: Iterable[Path]) -> list[dict[Path, str | None]]:
     at_top = [file for file in csvs if len(file.parts) == 1]
     inside = [file for file in csvs if len(file.parts) == 2 and file.stem.lower() in STANDARD]
     found: list[dict[Path, str | None]] = [{file: None} for file in at_top if file.stem.lower() in STANDARD]
-    found.append({file: part for file in at_top if (part := part_in(file.stem))})
-    found.append({file: part for file in inside if (part := part_in(file.parts[0]))})
+    by_part = [{file: part for file in at_top if (part := part_in(file.stem))}]
+    by_part.append({file: part for file in inside if (part := part_in(file.parts[0]))})
+    found += [tables for tables in by_part if "train" in tables.values()]
     elsewhere = [file for file in inside if part_in(file.parts[0]) is None]  # as in annotations/labels.csv
     if len(elsewhere) == 1:
         found.append({elsewhere[0]: None})
-    return [tables for tables in found if tables]
+    return found
 
 
 def read_tables(root: Path, tables: dict[Path, str | None], files: Sequence[Path]) -> list[Labelled]:

@@ -248,7 +248,7 @@ def broken(root: Path, what: str) -> Path:
         ("one class", "one class only, blue"),
         ("one picture a class", "class blue has 1 of the pictures"),
         ("nothing", "a folder of pictures a class"),
-        ("other classes", "class yellow has 0 of the pictures to train on"),
+        ("other classes", "class yellow has 0 of the pictures to train on (it is in test only)"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, what, message):

@@ -135,6 +135,17 @@ def test_a_table_for_each_part(tmp_path, capsys):
     assert "8 names fit several pictures: 0 (test/0.png, train/0.png), 1" in refused(tmp_path)
 
 
+def test_a_table_of_the_test_alone_does_not_hide_the_training_folders(tmp_path, capsys):
+    draw(tmp_path, "train/cat/0.png train/cat/1.png train/cat/2.png train/cat/3.png test/0.png", CAT)
+    draw(tmp_path, "train/dog/0.png train/dog/1.png train/dog/2.png train/dog/3.png test/1.png", DOG)
+    (tmp_path / "Test.csv").write_text("ClassId,Path\ncat,test/0.png\ndog,test/1.png")
+    assert right(tmp_path) == [4, 2, 2]
+    assert "left out, no part with a folder for each class (1): test" in capsys.readouterr().out
+    names = [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(4)]
+    (tmp_path / "Train.csv").write_text("\n".join(["ClassId,Path", *(f"{name[:3]},train/{name}" for name in names)]))
+    assert right(tmp_path) == [6, 2, 2]
+
+
 def test_pictures_may_be_elsewhere(root, tmp_path):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "a.csv").write_text(f"path,label\n{rows('../set/images/{}.png')}")
