@@ -36,6 +36,8 @@ def evaluate(args: argparse.Namespace) -> None:
         from benchmarks import references  # here, because it uses what is below
     device = utils.choose_device(args.use_cuda)
     architecture, suffix, settings = choose_architecture(args)
+    names = (f"best_child{suffix}.pt", f"best_child{suffix}.pt2", f"confusion{suffix}.png")
+    utils.check_foreign(args.run_dir, f"evaluation{suffix}.json", names, architecture=str)
     image_size, searched = args.image_size or settings.get("image_size"), {} if suffix else settings
     data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, settings, data)
@@ -57,11 +59,6 @@ def evaluate(args: argparse.Namespace) -> None:
     utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
     utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
-    if drawn := data.num_classes <= MOST_DRAWN:
-        import plots  # here, because worker processes import this file and none needs matplotlib
-
-        title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
-        plots.plot_confusions(confusions, result["classes"], title).savefig(args.run_dir / f"confusion{suffix}.png")
 
     print_accuracies(result)
     if args.references:
@@ -70,8 +67,13 @@ def evaluate(args: argparse.Namespace) -> None:
         utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
     print(f"time                {utils.duration(result['seconds'])}")
     files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
-    drawn = f", confusion{suffix}.png" if drawn else ""
-    print(f"files               {args.run_dir}/ (evaluation{suffix}.json{drawn}, {files})")
+    picture = f"confusion{suffix}.png" if data.num_classes <= MOST_DRAWN else ""
+    print(f"files               {args.run_dir}/ (evaluation{suffix}.json{picture and f', {picture}'}, {files})")
+    if picture:
+        import plots  # here, because worker processes import this file and none needs matplotlib
+
+        title = f"{architecture} on {result['dataset']}: {len(finals)} trainings"
+        plots.save(args.run_dir, {picture: lambda: plots.plot_confusions(confusions, result["classes"], title)})
 
 
 def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
@@ -200,7 +202,7 @@ def choose_architecture(args: argparse.Namespace) -> tuple[Architecture, str, di
         text = str(args.architecture)
         short = text if len(text) <= 200 else f"{text[:180]}-{utils.child_seed(0, text)}"
         return args.architecture, f"-{short}", settings if same else {}
-    if rows and not same:
+    if rows and not same and not (own and settings.get("images")):  # of one's own, the pictures decide and no name
         before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
         raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
     said = f"best architecture of the search in {args.run_dir}"

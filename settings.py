@@ -69,8 +69,9 @@ def dataset(text: str) -> str:
     text = os.path.expanduser(text)
     if text in datasets.BUILT_IN or Path(text).is_dir() or (Path(text).is_file() and text.lower().endswith(".npz")):
         return text
-    own = "no file or folder of images (a folder with a folder of pictures for each class, or an .npz file)"
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(datasets.BUILT_IN)}, and {own}")
+    wrong = "is no folder and no .npz file" if os.path.exists(text) else "does not exist"
+    own = "your own images: a folder with a folder of pictures for each class, or an .npz file"
+    raise argparse.ArgumentTypeError(f"{text!r} {wrong}; give {', '.join(datasets.BUILT_IN)}, or {own}")
 
 
 # --- a search -----------------------------------------------------------------------------------------------------
