@@ -29,7 +29,7 @@ def save(folder: Path, figures: dict[str, Callable[[], Figure]]) -> None:
 
     For the end of the program: pictures are the last thing that may fail.
     """
-    sys.stdout.flush()  # so the numbers are seen first
+    sys.stdout.flush()
     missing = []
     for name, draw in figures.items():
         file = folder / name

@@ -137,4 +137,5 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     usual = {"dataset": "MNIST", "data_dir": Path(utils.from_here("data")), "image_size": None, "child_recipe": "fast"}
     usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
     flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]
-    print(f"evaluate it with    python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}")
+    command = f"python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}"
+    print(f"evaluate it with    {command}", flush=True)

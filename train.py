@@ -58,7 +58,7 @@ def generate(args: argparse.Namespace) -> None:
         submit = partial(submit_child, run, workers)
         num_before = len(ledger.rows)
         if not num_before:
-            clock.save(workers.num_workers)
+            clock.save()  # there before any row is
         pending = deque()  # batches that are being trained
         while pending or not search.done(args.num_children):
             while len(pending) <= args.update_lag and not search.done(args.num_children):
@@ -70,14 +70,16 @@ def generate(args: argparse.Namespace) -> None:
             rewards = [row["reward"] for row in wait_for(trainings, ledger, progress.bar)]
             progress.show(search, search.tell(batch, rewards))  # §3.2: REINFORCE
             if len(ledger.rows) > num_before:
-                clock.save(workers.num_workers)
+                clock.count(workers.num_workers)
+                clock.save()
         progress.bar.close()
         settings.check_children(run, search, ledger.rows)
         ranking, is_new = train_finalists(run, search, ledger.rows, submit)
         if is_new:
-            clock.save(workers.num_workers)
+            clock.count(workers.num_workers)
+        report.show(run, search, ledger.rows, ranking, clock)  # first the numbers: a file may not be written
+        clock.save()
         report.save(run, search, ledger.rows, ranking)
-    report.show(run, search, ledger.rows, ranking, clock)
     report.draw(run, ledger.rows, ranking, progress.shares)
 
 

@@ -164,22 +164,29 @@ def outlive_readers() -> None:
 def ended_by_signals() -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP ends the program in order; a second one, or four seconds, at once."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    code = None
 
     def end(number: int, _: object) -> None:
+        nonlocal code
+        code = 128 + number
         for other in before:
-            signal.signal(other, lambda *_: os._exit(128 + number))
+            signal.signal(other, lambda *_: os._exit(code))
         signal.alarm(4)  # whatever keeps the program from ending, the system ends it then
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(code)
 
     for number in before:
         signal.signal(number, end)
     try:
         yield
     finally:
+        if code is not None:  # all is closed: what Python still does takes seconds on a busy machine
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         for number, handler in before.items():
-            if signal.getsignal(number) is end:
-                signal.signal(number, handler)
+            signal.signal(number, handler)
 
 
 # --- run folder ---------------------------------------------------------------------------------------------------
@@ -377,10 +384,13 @@ class Clock:
             self.total = None  # somebody has deleted it: what the earlier runs took is not known any more
         self.before = self.total
 
-    def save(self, num_workers: int) -> None:
+    def count(self, num_workers: int) -> None:
         """Count what has passed: on the wall, of all worker slots, and of the main process's computing."""
         if self.before is not None:
             wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
             passed = {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}
             self.total = {key: self.before[key] + seconds for key, seconds in passed.items()}
+
+    def save(self) -> None:
+        if self.total is not None:
             write_json(self.file, self.total)
