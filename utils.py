@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -136,13 +137,16 @@ class Stream(io.FileIO):
 
     def write(self, content: bytes) -> int:
         try:
-            return super().write(content)
+            while (written := super().write(content)) is None:  # it is full, and another program has made it not block
+                select.select([], [self], [])
+            return written
         except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())  # so no later write fails, whoever writes
             os.close(nowhere)
-            if error.errno not in (errno.EPIPE, errno.EIO):  # neither a reader nor a terminal that has gone away
-                error.filename = "standard output" if self.fileno() == 1 else "standard error"
+            gone = error.errno in (errno.EPIPE, errno.EIO)  # a reader or a terminal
+            if not gone and self.fileno() != 2:  # the report on a full disk; of progress nothing is lost
+                error.filename = "standard output"
                 raise
             return len(content)
 

@@ -64,12 +64,28 @@ def test_a_stream_outlives_its_terminal():
         assert [stream.write(b"unread") for _ in range(2)] == [6, 6]
 
 
-def test_a_full_disk_is_named_once():
+def test_a_stream_waits_for_its_reader_even_if_it_does_not_block():
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with Stream(writer, "w") as stream, open(reader, "rb") as pipe:
+        written = stream.write(bytes(10_000_000))  # as much as there is room for
+        reading = threading.Thread(target=lambda: pipe.read(written))
+        reading.start()
+        assert stream.write(b"more") == 4
+        reading.join()
+
+
+def test_a_report_on_a_full_disk_is_named_once_and_progress_is_dropped():
     with Stream(os.open("/dev/full", os.O_WRONLY), "w") as stream:
         with pytest.raises(OSError) as error:
             stream.write(b"lost")
-        assert error.value.errno == errno.ENOSPC and error.value.filename == "standard error"
+        assert error.value.errno == errno.ENOSPC and error.value.filename == "standard output"
         assert stream.write(b"dropped") == 7
+    program = "import sys, utils; utils.outlive_readers(); print('progress', file=sys.stderr); print('report')"
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=full, timeout=600)
+    assert result.returncode == 0 and result.stdout == b"report\n"
 
 
 # --- searches -----------------------------------------------------------------------------------------------------
@@ -99,9 +115,11 @@ def test_a_search_whose_readers_go_away_ends_silently_with_the_same_result(tmp_p
 
 
 def test_a_search_whose_streams_are_closed_from_the_start_ends_silently(tmp_path):
+    """And in the environment of a notebook, whose way to show pictures is not installed here."""
     command = f"{sys.executable} {STAND_IN} --num_children 3 --run_dir {tmp_path} --data_dir {ROOT / 'data'}"
     code = f"exec {command} 0<&- >&- 2>&-"
-    assert subprocess.run(["sh", "-c", code], timeout=600).returncode == 0
+    notebook = os.environ | {"MPLBACKEND": "module://not_installed.backend_inline"}
+    assert subprocess.run(["sh", "-c", code], env=notebook, timeout=600).returncode == 0
     assert num_rows(tmp_path / "children.jsonl") == 3 and (tmp_path / "best.png").exists()
 
 

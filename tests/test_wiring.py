@@ -481,6 +481,17 @@ def test_a_folder_in_which_nothing_was_trained_takes_other_settings(trainings, c
     assert json.loads(Path("runs/mnist/config.json").read_text())["settings"]["seed"] == 5
 
 
+def test_too_little_shared_memory_is_one_line_with_a_remedy(trainings, monkeypatch, capsys):
+    def fail(_):
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--num_children", "3"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and "in Docker with --shm-size" in error
+
+
 def test_input_errors_are_no_tracebacks(trainings, monkeypatch, capsys):
     def refuse(*_):
         raise InputError("no such thing")
