@@ -118,7 +118,7 @@ def test_a_search_whose_streams_are_closed_from_the_start_ends_silently(tmp_path
     """And in the environment of a notebook, whose way to show pictures is not installed here."""
     command = f"{sys.executable} {STAND_IN} --num_children 3 --run_dir {tmp_path} --data_dir {ROOT / 'data'}"
     code = f"exec {command} 0<&- >&- 2>&-"
-    notebook = os.environ | {"MPLBACKEND": "module://not_installed.backend_inline"}
+    notebook = os.environ | {"MPLBACKEND": "not_installed"}
     assert subprocess.run(["sh", "-c", code], env=notebook, timeout=600).returncode == 0
     assert num_rows(tmp_path / "children.jsonl") == 3 and (tmp_path / "best.png").exists()
 
