@@ -564,8 +564,9 @@ def test_a_renamed_folder_of_the_same_images_goes_on(trainings, own):
     Path(own).rename("renamed.npz")
     train.main(["--dataset", "renamed.npz", "--num_children", "4", "--run_dir", "run"])
     assert len(trainings) == 4 == len(rows_of("run"))
-    train.main(["--mode", "evaluate", "--dataset", "renamed.npz", "--run_dir", "run", "--num_seeds", "1"])
-    assert json.loads(Path("run/evaluation.json").read_text())["dataset"] == "renamed"
+    Path("renamed.npz").rename("again.npz")
+    train.main(["--mode", "evaluate", "--dataset", "again.npz", "--run_dir", "run", "--num_seeds", "1"])
+    assert json.loads(Path("run/evaluation.json").read_text())["dataset"] == "again"
 
 
 def test_an_evaluation_replaces_only_its_own_files(trainings, capsys):
