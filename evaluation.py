@@ -55,12 +55,13 @@ def evaluate(args: argparse.Namespace) -> None:
     result |= {"seeds": seeds, "train_images": len(data.train.labels), "seconds": time.perf_counter() - started}
     result |= size | {"recipe": asdict(recipe), "both_sides": judged_from_both_sides(recipe), "device": device}
     result |= utils.environment(device)
-    print_accuracies(result)  # first the numbers, then the files: what has taken so long must not be lost
-    args.run_dir.mkdir(parents=True, exist_ok=True)
-    utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
-    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
-    utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
-
+    try:  # first the files: what has taken so long must not be lost
+        args.run_dir.mkdir(parents=True, exist_ok=True)
+        utils.write_json(args.run_dir / f"evaluation{suffix}.json", result)
+        utils.write_atomically(args.run_dir / f"best_child{suffix}.pt", finals[0]["saved"])
+        utils.write_atomically(args.run_dir / f"best_child{suffix}.pt2", exported(finals[0]["saved"]))
+    finally:  # the numbers, even if a file can't be written
+        print_accuracies(result)
     if args.references:
         result["references"] = references.compare(args, settings, data, architecture, device)
         result["seconds"] = time.perf_counter() - started

@@ -38,9 +38,9 @@ from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
 PAPER = policy_gradient.PAPER | {"controller_layers": 2, "hidden_size": 35, "reward_exponent": 3.0, "num_finalists": 0}
-FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "search.png", "front.png", "best.png")
-FILES += ("time.json", ".lock")  # of a search, in its folder, beside config.json
 PAPER["controller_lr"] = PAPER.pop("lr")  # what --paper sets (§3.2, §4.1)
+PICTURES = ("search.png", "front.png", "best.png")
+FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "time.json", ".lock", *PICTURES)
 
 # --- search -------------------------------------------------------------------------------------------------------
 
@@ -77,9 +77,11 @@ def generate(args: argparse.Namespace) -> None:
         ranking, is_new = train_finalists(run, search, ledger.rows, submit)
         if is_new:
             clock.count(workers.num_workers)
-        report.show(run, search, ledger.rows, ranking, clock)  # first the numbers: a file may not be written
-        clock.save()
-        report.save(run, search, ledger.rows, ranking)
+        try:
+            clock.save()
+            report.save(run, search, ledger.rows, ranking)
+        finally:  # the numbers, even if a file can't be written
+            report.show(run, search, ledger.rows, ranking, clock)
     report.draw(run, ledger.rows, ranking, progress.shares)
 
 

@@ -583,6 +583,21 @@ def test_an_evaluation_replaces_only_its_own_files(trainings, capsys):
         train.main(flags)
 
 
+@pytest.mark.parametrize("mode", [["--num_children", "3"], ["--mode", "evaluate", "--architecture", "k3f8p0"]])
+def test_a_file_that_cannot_be_written_costs_no_number(trainings, monkeypatch, capsys, mode):
+    def fail(path, content):
+        if path.suffix == ".pt":
+            raise OSError(28, "No space left on device", str(path))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(utils, "write_atomically", fail)
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*mode, "--run_dir", "run"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and "the disk is full" in said.err.splitlines()[-1]
+    assert ("best architecture" if "--num_children" in mode else "top1 test accuracy") in said.out
+
+
 def test_a_picture_that_cannot_be_written_costs_no_accuracy(trainings, capsys):
     Path("run/confusion-k3f8p0.png").mkdir(parents=True)
     Path("run/evaluation-k3f8p0.json").write_text('{"architecture": "k3f8p0"}')
