@@ -163,7 +163,8 @@ def in_shared_memory(data: Data) -> Data:
         for tensor in (*data.train, *data.held_out):
             tensor.share_memory_()
     except RuntimeError as error:
-        raise InputError(f"not enough shared memory for the images ({error})") from None
+        remedy = "give /dev/shm more room (in Docker with --shm-size), or use fewer or smaller images"
+        raise InputError(f"not enough shared memory for the images ({error}): {remedy}") from None
     return data
 
 

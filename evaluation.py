@@ -49,8 +49,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
         confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all
         result = describe(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
-        write_files(args.run_dir, suffix, result, finals[0]["saved"])
-        print_accuracies(result)
+        try:  # first the files: what has taken so long must not be lost
+            write_files(args.run_dir, suffix, result, finals[0]["saved"])
+        finally:  # the numbers, even if a file can't be written
+            print_accuracies(result)
         if args.references:
             result["references"] = references.compare(run, kept, train)
             result["seconds"] = kept.seconds_since(started)
@@ -64,7 +66,7 @@ def evaluate(args: argparse.Namespace) -> None:
         import plots  # here, because worker processes import this file and none needs matplotlib
 
         title = f"{run.architecture} on {result['dataset']}: {len(finals)} trainings"
-        plots.plot_confusions(confusions, result["classes"], title).savefig(args.run_dir / picture)
+        plots.save(args.run_dir, {picture: lambda: plots.plot_confusions(confusions, result["classes"], title)})
 
 
 def read_flags(args: argparse.Namespace) -> Evaluation:
@@ -78,6 +80,8 @@ def read_flags(args: argparse.Namespace) -> Evaluation:
     architecture, suffix = chosen.architecture.widened(args.extra_filters), chosen.suffix
     if args.extra_filters:
         suffix += f"-{args.extra_filters}_more_filters"
+    names = (f"best_child{suffix}.pt", f"best_child{suffix}.pt2", f"confusion{suffix}.png")
+    utils.check_foreign(args.run_dir, f"evaluation{suffix}.json", names, architecture=str)
     return Evaluation(args, architecture, suffix, chosen.searched, data, recipe, device)
 
 
@@ -302,10 +306,14 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
 
 
 def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
-    """Whether a search with these settings used this data set; a folder may be called MNIST."""
+    """Whether a search with these settings used this data set; a folder may be called MNIST.
+
+    Of the reader's own pictures the names do not count: whether they are the same is seen when they are read.
+    """
+    own = args.dataset not in datasets.BUILT_IN
     pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
     same_kind = bool(settings.get("images")) == (pictures is not None)
-    return settings.get("dataset") == datasets.short_name(args.dataset) and same_kind
+    return same_kind and (own or settings.get("dataset") == args.dataset)
 
 
 def short_text(architecture: Architecture) -> str:

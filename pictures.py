@@ -8,7 +8,6 @@ pictures, pixels = decode(path, pictures, preparation, bad)
 """
 
 import math
-import os
 import re
 import warnings
 from collections import Counter, defaultdict
@@ -24,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from formats import is_huge
-from utils import InputError, listed, one_line, printable
+from utils import InputError, listed, one_line, printable, usable_memory
 
 IMAGE_SIZE = 32  # pixels, to which pictures of different sizes, or above LARGE, are brought without --image_size
 LARGE = 64
@@ -155,9 +154,8 @@ def empty_pixels(path: Path, n: int, preparation: Preparation) -> np.ndarray:
     """Room for n pictures (n, C, H, W); InputError if there is too little memory."""
     width, height = preparation.image_size
     shape = n, preparation.channels, height, width
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        if 2 * math.prod(shape) > memory:  # twice, because they are shuffled
+        if 2 * math.prod(shape) > usable_memory():  # twice, because they are shuffled
             raise MemoryError  # here, because the system may promise more than it has
         return np.empty(shape, np.uint8)
     except MemoryError:

@@ -1,20 +1,75 @@
 """Figures of a search."""
 
-from collections.abc import Sequence
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import fontManager, get_font
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from search_space import Architecture
+from utils import PictureMissing, write_atomically
 
 matplotlib.rc("text", parse_math=False)  # in names of folders and classes a $ is a $
 matplotlib.rc("figure.constrained_layout", use=True)
 matplotlib.rc("savefig", dpi=120)
 matplotlib.rc("axes.formatter", useoffset=False)
 matplotlib.rc("legend", frameon=False, fontsize="small", handlelength=1, columnspacing=1)
+
+
+def save(folder: Path, figures: dict[str, Callable[[], Figure]]) -> None:
+    """Draw figures into the files of a folder, as many as can be; PictureMissing names the others and says why.
+
+    For the end of the program: pictures are the last thing that may fail.
+    """
+    sys.stdout.flush()
+    missing = []
+    for name, draw in figures.items():
+        file = folder / name
+        try:
+            if file.exists():
+                file.open("ab").close()  # another user's file is not replaced
+            content, lacking = as_png(draw)
+            write_atomically(file, content)
+            if lacking:
+                characters = ", ".join(f"U+{character:04X}" for character in sorted(lacking)[:5])
+                print(f"{file}: no installed font has {characters}; boxes are in their place", file=sys.stderr)
+        except Exception as error:  # of the disk, the memory, a font
+            missing.append(f"{file} ({' '.join(str(error).split()) or type(error).__name__})")
+    if missing:
+        raise PictureMissing(f"all is done but for pictures that can't be drawn or written: {', '.join(missing)}")
+
+
+def as_png(draw: Callable[[], Figure]) -> tuple[bytes, set[int]]:
+    """As `rendered`, with an installed font that has the characters which the usual one lacks, if there is any."""
+    content, lacking = rendered(draw)
+    if lacking and (font := font_with(lacking)):
+        with matplotlib.rc_context({"font.family": [*matplotlib.rcParams["font.family"], font]}):
+            return rendered(draw)
+    return content, lacking
+
+
+def rendered(draw: Callable[[], Figure]) -> tuple[bytes, set[int]]:
+    """A figure as PNG, and the code points of characters for which it had no glyph."""
+    content = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        draw().savefig(content)
+    glyphs = [re.match(r"Glyph (\d+) ", str(warning.message)) for warning in caught]
+    return content.getvalue(), {int(glyph[1]) for glyph in glyphs if glyph}
+
+
+def font_with(characters: set[int]) -> str | None:
+    """The name of an installed font that has all these code points; None if there is none."""
+    usable = (font for font in fontManager.ttflist if not font.name.startswith("Last Resort"))  # it has boxes only
+    return next((font.name for font in usable if characters <= get_font(font.fname).get_charmap().keys()), None)
 
 
 def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str) -> Figure:

@@ -54,7 +54,7 @@ class PolicyGradient:
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.lr)
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.asked: dict[Actions, None] = {}  # every sequence that had to be evaluated, in order
+        self.asked: dict[Actions, int] = {}  # the number of every sequence that had to be evaluated, in order
         self.refused: set[Actions] = set()  # sequences that are not allowed
         self.out: deque[list[Actions]] = deque()  # batches that were asked for and not told yet
         self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: failed
@@ -64,11 +64,11 @@ class PolicyGradient:
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
         """Yield each update's metrics until `num_children` sequences are evaluated, or `stopped_early` says why not."""
-        out: deque[list[Actions]] = deque()
-        while out or not self.done(num_children):
-            while len(out) <= self.update_lag and not self.done(num_children):
-                out.append(self.ask(num_children))
-            batch = out.popleft()
+        pending: deque[list[Actions]] = deque()
+        while pending or not self.done(num_children):
+            while len(pending) <= self.update_lag and not self.done(num_children):
+                pending.append(self.ask(num_children))
+            batch = pending.popleft()
             yield self.tell(batch, [evaluate(actions) for actions in batch])
 
     @one_thread()
@@ -83,7 +83,8 @@ class PolicyGradient:
                 break
             self.samples_without_new += 1
             if sequence not in self.asked and self.is_allowed(sequence):
-                self.asked[sequence], self.samples_without_new = None, 0
+                self.asked[sequence] = len(self.asked)
+                self.samples_without_new = 0
                 batch.append(sequence)
             elif sequence in self.asked and not self.replay:  # on the paper's way a network may be sampled again
                 batch.append(sequence)

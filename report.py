@@ -27,8 +27,9 @@ class Progress(ExitStack):
     def __init__(self, folder: Path, num_children: int, num_done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # here, because worker processes import this file
 
-        for old in folder.glob("events.out.tfevents.*"):  # of an earlier run: they are written anew
-            old.unlink()
+        for events in folder.glob("events.out.tfevents.*"):
+            if b"search/best_reward" in events.read_bytes():  # of an earlier run, and no other program's
+                events.unlink()
         super().__init__()  # which closes what is entered
         self.events = self.enter_context(SummaryWriter(folder))
         self.bar = self.enter_context(tqdm(total=num_children, initial=num_done, unit="child", dynamic_ncols=True))
@@ -56,10 +57,8 @@ def noise_of_accuracy(ranking: list[dict], data: Data) -> float:
     return max(of_training, math.sqrt(accuracy * (1 - accuracy) / (n + 2)))
 
 
-def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shares: list) -> None:
-    """Write controller.pt, best.json and the pictures."""
-    import plots  # here, because worker processes import this file and none needs matplotlib
-
+def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict]) -> None:
+    """Write controller.pt and best.json."""
     args, controller, best = run.args, search.controller, ranking[0]
     rebuild = {"num_choices": controller.num_choices, "names": controller.names, "hidden_size": args.hidden_size}
     rebuild |= {"num_layers": args.controller_layers, "state_dict": controller.state_dict()}
@@ -71,14 +70,26 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], shar
     twice = f", and of two trainings of the first {len(ranking)}" if chosen["finalists"] else ""
     chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children{twice}"}
     utils.write_json(args.run_dir / "best.json", chosen)
-    title = f"{args.strategy} search on {chosen['dataset']}: {len(rows)} children, seed {args.seed}"
+
+
+def draw(run: Run, rows: dict, ranking: list[dict], shares: list) -> None:
+    """Write the pictures of a search; PictureMissing if one can't be."""
+    import plots  # here, because worker processes import this file and none needs matplotlib
+
+    args, best = run.args, ranking[0]
+    dataset = datasets.short_name(args.dataset)
+    title = f"{args.strategy} search on {dataset}: {len(rows)} children, seed {args.seed}"
     ordered = [rows[child] for child in sorted(rows)]
-    plots.plot_search(ordered, best, run.space.tokens, shares, title).savefig(args.run_dir / "search.png")
-    twice = (rows | {row["child"]: row for row in ranking}).values()  # of a finalist the mean of both its trainings
+    latest = (rows | {row["child"]: row for row in ranking}).values()  # of a finalist the mean of both its trainings
     noise = noise_of_accuracy(ranking, run.data)
-    plots.plot_front(twice, best, noise, title).savefig(args.run_dir / "front.png")
-    title = "the best network, each arrow in the colour of its source"
-    plots.plot_architecture(parse_architecture(best["architecture"]), title).savefig(args.run_dir / "best.png")
+    architecture = parse_architecture(best["architecture"])
+    of_best = "the best network, each arrow in the colour of its source"
+    figures = {
+        "search.png": lambda: plots.plot_search(ordered, best, run.space.tokens, shares, title),
+        "front.png": lambda: plots.plot_front(latest, best, noise, title),
+        "best.png": lambda: plots.plot_architecture(architecture, of_best),
+    }
+    plots.save(args.run_dir, figures)
 
 
 def smallest(finalists: Sequence[dict], noise: float) -> dict:
@@ -126,13 +137,17 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
         print(f"samples             {search.samples}, {again} of them sampled before and not trained again")
-    wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-    seconds = sum(row["seconds"] for row in (rows | {row["child"]: row for row in ranking}).values())
-    used = f"workers training {seconds / (slots or 1):.1%} of it, search overhead {main_cpu / (wall or 1):.1%}"
-    print(f"time                {utils.duration(wall)}; {used}")
+    if clock.total is None:
+        print(f"time                unknown, because {clock.file} was deleted")
+    else:
+        wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
+        seconds = sum(row["seconds"] for row in (rows | {row["child"]: row for row in ranking}).values())
+        used = f"workers training {seconds / (slots or 1):.1%} of it, search overhead {main_cpu / (wall or 1):.1%}"
+        print(f"time                {utils.duration(wall)}; {used}")
     events = f"tensorboard --logdir {quote(str(args.run_dir))}"
     print(f"files               {args.run_dir}/ (search.png, front.png; {events})")
     usual = {"dataset": "MNIST", "data_dir": Path(utils.from_here("data")), "image_size": None, "child_recipe": "fast"}
     usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
     flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]
-    print(f"evaluate it with    python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}")
+    command = f"python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}"
+    print(f"evaluate it with    {command}", flush=True)

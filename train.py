@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -39,6 +40,8 @@ from workers import Cluster, TaskFailed, Workers
 MAX_LAYERS = 100
 PAPER = policy_gradient.PAPER | {"controller_layers": 2, "hidden_size": 35, "reward_exponent": 3.0, "num_finalists": 0}
 PAPER["controller_lr"] = PAPER.pop("lr")  # what --paper sets (§3.2, §4.1)
+PICTURES = ("search.png", "front.png", "best.png")
+FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "time.json", ".lock", *PICTURES)
 
 # --- search -------------------------------------------------------------------------------------------------------
 
@@ -53,25 +56,34 @@ def generate(args: argparse.Namespace) -> None:
         settings.make_workers(run) as workers,
         report.Progress(args.run_dir, args.num_children, len(ledger.rows)) as progress,
     ):
-        train, out = partial(workers.submit, train_and_record, run, workers), deque()
-        while out or not search.done(args.num_children):
-            while len(out) <= args.update_lag and not search.done(args.num_children):
+        submit = partial(submit_child, run, workers)
+        num_before = len(ledger.rows)
+        if not num_before:
+            clock.save()  # there before any row is
+        pending = deque()  # batches that are being trained
+        while pending or not search.done(args.num_children):
+            while len(pending) <= args.update_lag and not search.done(args.num_children):
+                update = search.updates + len(pending)  # the one that will learn from this batch
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
-                first, update = len(search.asked) - len(batch), search.updates + len(search.out) - 1
-                rows = [describe(run, first + i, update, actions) for i, actions in enumerate(batch)]
-                out.append((batch, [train(row, ledger, progress.bar) for row in rows]))  # §3.2: what is new is trained
-            batch, trainings = out.popleft()
-            rewards = [training.result()["reward"] for training in trainings]
+                rows = [describe(run, search.asked[actions], update, actions) for actions in batch]
+                pending.append((batch, [submit(row, ledger) for row in rows]))  # §3.2: the new ones are trained
+            batch, trainings = pending.popleft()
+            rewards = [row["reward"] for row in wait_for(trainings, ledger, progress.bar)]
             progress.show(search, search.tell(batch, rewards))  # §3.2: REINFORCE
-            if progress.bar.n > progress.bar.initial:  # this run has trained a child
-                clock.save(workers.num_workers)
+            if len(ledger.rows) > num_before:
+                clock.count(workers.num_workers)
+                clock.save()
         progress.bar.close()
         settings.check_children(run, search, ledger.rows)
-        ranking, is_new = train_finalists(run, search, ledger.rows, train)
+        ranking, is_new = train_finalists(run, search, ledger.rows, submit)
         if is_new:
-            clock.save(workers.num_workers)
-        report.save(run, search, ledger.rows, ranking, progress.shares)
-    report.show(run, search, ledger.rows, ranking, clock)
+            clock.count(workers.num_workers)
+        try:
+            clock.save()
+            report.save(run, search, ledger.rows, ranking)
+        finally:  # the numbers, even if a file can't be written
+            report.show(run, search, ledger.rows, ranking, clock)
+    report.draw(run, ledger.rows, ranking, progress.shares)
 
 
 def describe(run: Run, child: int, update: int, actions: Sequence[int], *purpose: str) -> dict:
@@ -81,15 +93,34 @@ def describe(run: Run, child: int, update: int, actions: Sequence[int], *purpose
     return row | {"seed": utils.child_seed(run.args.seed, architecture, *purpose)}
 
 
-def train_and_record(run: Run, workers: Workers | Cluster, row: dict, ledger: utils.Ledger, bar: tqdm) -> dict:
+def submit_child(run: Run, workers: Workers | Cluster, row: dict, ledger: utils.Ledger) -> Future:
+    """The whole row of a child, once it is trained."""
+    return workers.submit(train_and_record, run, workers, row, ledger)
+
+
+def train_and_record(run: Run, workers: Workers | Cluster, row: dict, ledger: utils.Ledger) -> dict:
     """The whole row of a child: from the ledger, or trained in a worker process; runs in a thread of its own."""
     if known := ledger.find(row):
         return known
     row = row | attempt(run, workers, row["architecture"], row["seed"])
     row["reward"] = reward(row, run.args.reward_exponent)
     ledger.append(row)
-    bar.update()
     return row
+
+
+def wait_for(trainings: Sequence[Future], ledger: utils.Ledger, bar: tqdm) -> list[dict]:
+    """The rows of these trainings, when all have ended; the bar counts the ledger's rows, those of other batches too.
+
+    Only the main thread moves the bar, so that no other one can fail, or wait, because nobody reads it.
+    """
+    waiting = set(trainings)
+    while waiting:
+        ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
+        for training in ended:
+            training.result()  # the first error ends the search
+        if new := len(ledger.rows) - bar.n:
+            bar.update(new)
+    return [training.result() for training in trainings]
 
 
 def reward(row: dict, exponent: float) -> float:
@@ -119,7 +150,7 @@ def count_finalists(num_children: int, limit: int) -> int:
     return finalists if finalists > 1 else 0
 
 
-def train_finalists(run: Run, search: PolicyGradient, rows: dict, train: Callable) -> tuple[list[dict], bool]:
+def train_finalists(run: Run, search: PolicyGradient, rows: dict, submit: Callable) -> tuple[list[dict], bool]:
     """Train the first few of the ranking once more with another seed: one noisy accuracy can't tell them apart.
 
     Returns their rows, the network to hand over first, with the `val_accuracies` of the trainings that did not fail;
@@ -132,15 +163,15 @@ def train_finalists(run: Run, search: PolicyGradient, rows: dict, train: Callabl
         return ranking, False
     ledger = utils.Ledger(run.args.run_dir / "finalists.jsonl")
     todo = [describe(run, row["child"], row["update"], row["actions"], "finalist") for row in finalists]
-    new = sum(ledger.find(row) is None for row in todo)
-    with ledger.file, tqdm(total=new, unit="finalist", dynamic_ncols=True, disable=not new) as bar:
-        trainings = [train(row, ledger, bar) for row in todo]
-        for finalist, training in zip(finalists, trainings, strict=True):
-            again = training.result()
-            finalist["seconds"] += again["seconds"]
-            if "error" not in again:
-                finalist["val_accuracies"].append(again["val_accuracy"])
-                finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
+    known, new = len(ledger.rows), sum(ledger.find(row) is None for row in todo)
+    shown = {} if new else {"disable": True}  # otherwise TQDM_DISABLE decides
+    with ledger.file, tqdm(total=known + new, initial=known, unit="finalist", dynamic_ncols=True, **shown) as bar:
+        trained_again = wait_for([submit(row, ledger) for row in todo], ledger, bar)
+    for finalist, again in zip(finalists, trained_again, strict=True):
+        finalist["seconds"] += again["seconds"]
+        if "error" not in again:
+            finalist["val_accuracies"].append(again["val_accuracy"])
+            finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
     return ranked(search, finalists), bool(new)
 
 
@@ -275,28 +306,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program; what the user can put right is one line and exit code 2."""
+    """Run the program: exit code 2 and one line for what the user can put right, 1 for a picture that is missing."""
+    utils.outlive_readers()
+    tqdm.monitor_interval = 0  # only the main thread moves a bar, no thread of tqdm's
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which may not be installed here; pictures need none
     with contextlib.suppress(AttributeError):  # in notebooks
         sys.stdout.reconfigure(errors="backslashreplace")  # what can't be printed in ASCII stops nothing
     args = parse_arguments(arguments)
     torch.set_num_threads(1)  # the search's arithmetic must not depend on the machine's load
     if args.reward_exponent != 1 and args.reward_scale == "rank":
         print("note: --reward_exponent changes no rank, and the policy learns from ranks (see --reward_scale)")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        utils.check_writable(args.run_dir)
-        for module in ("plots", "torch.utils.tensorboard"):  # a missing package is missed now, not after all children
-            importlib.import_module(module)  # here, because worker processes import this file
-        generate(args) if args.mode == "generate" else evaluate(args)
-    except (utils.InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
-        print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("train.py: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    with utils.ended_by_signals():
+        try:
+            utils.check_writable(args.run_dir)
+            if args.mode == "generate":
+                utils.check_foreign(args.run_dir, "config.json", FILES, settings=dict, num_children=int, runs=list)
+            for module in ("plots", "torch.utils.tensorboard"):  # a missing package is missed now, not after the search
+                importlib.import_module(module)  # here, because worker processes import this file
+            generate(args) if args.mode == "generate" else evaluate(args)
+            sys.stdout.flush()  # here, where an error is one line
+        except utils.PictureMissing as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            sys.exit(1)
+        except (utils.InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
+            print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("train.py: stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(130)
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -1,4 +1,4 @@
-"""Seeds, the device, and the run folder (configuration, ledger, locks)."""
+"""Seeds, the machine, standard streams and signals, and the run folder (configuration, ledger, locks)."""
 
 import errno
 import hashlib
@@ -8,8 +8,11 @@ import math
 import os
 import platform
 import re
+import select
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -17,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from shlex import quote
 
@@ -34,9 +38,14 @@ class InputError(Exception):
         super().__init__(printable(message))
 
 
+class PictureMissing(Exception):
+    """A picture that can't be drawn or written, where all else is; shown as one line, exit code 1."""
+
+
 REMEDIES = dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder should be, choose another path")
 REMEDIES[errno.ENOENT] = "restore it, or choose another path"
 REMEDIES[errno.ENOSPC] = "the disk is full, make room and give the same command again"
+NO_MORE_PROCESSES = "no more processes or threads can be started, try fewer --workers or a larger limit (ulimit -u)"
 
 
 def explained(error: Exception, run_dir: Path) -> str:
@@ -44,6 +53,8 @@ def explained(error: Exception, run_dir: Path) -> str:
     reason = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in reason:
         return f"out of memory ({reason}): try a smaller --image_size, fewer images or fewer --workers"
+    if "can't start new thread" in reason or getattr(error, "errno", None) == errno.EAGAIN:
+        return f"{reason}: {NO_MORE_PROCESSES}"
     if isinstance(error, RuntimeError):
         raise error
     if isinstance(error, ImportError):
@@ -105,9 +116,36 @@ def choose_device(use_cuda: bool) -> str:
     return device
 
 
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def of_control_groups(name: str) -> list[str]:
+    """What files of this name say in the control groups of this process and in those above: a container's limits."""
+    found = []
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else ():
+        _, controllers, group = line.split(":", 2)  # version 2 has no list of controllers
+        path = Path(group.lstrip("/"))
+        for controller, above in product(controllers.split(","), (path, *path.parents)):
+            file = GROUPS / controller / above / name
+            if file.is_file():
+                found.append(file.read_text())
+    return found
+
+
 def usable_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores this process may use, a container's if it is in one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [text.split() for text in of_control_groups("cpu.max")]  # version 2: microseconds, and of how many
+    quotas += zip(of_control_groups("cpu.cfs_quota_us"), of_control_groups("cpu.cfs_period_us"), strict=True)
+    limits = [math.ceil(int(quota) / int(period)) for quota, period in quotas if quota.strip() not in ("max", "-1")]
+    return max(1, min([cores, *limits]))
+
+
+def usable_memory() -> int:
+    """The bytes of memory this process may use, a container's if it is in one."""
+    limits = of_control_groups("memory.max") + of_control_groups("memory.limit_in_bytes")  # versions 2 and 1
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *(int(limit) for limit in limits if limit.strip() != "max")])
 
 
 def duration(seconds: float) -> str:
@@ -115,6 +153,70 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+# --- standard streams and signals ---------------------------------------------------------------------------------
+
+
+class Stream(io.FileIO):
+    """A standard stream that outlives its reader: what is written later is dropped."""
+
+    def write(self, content: bytes) -> int:
+        try:
+            while (written := super().write(content)) is None:  # it is full, and another program has made it not block
+                select.select([], [self], [])
+            return written
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # so no later write fails, whoever writes
+            os.close(nowhere)
+            gone = error.errno in (errno.EPIPE, errno.EIO)  # a reader or a terminal
+            if not gone and self.fileno() != 2:  # the report on a full disk; of progress nothing is lost
+                error.filename = "standard output"
+                raise
+            return len(content)
+
+
+def outlive_readers() -> None:
+    """Let the program go on silently when its standard streams are closed, from the start or later."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed from the start: no other file may take its number
+        os.set_inheritable(nowhere, True)
+    os.close(nowhere)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # not a notebook's own
+            encoding, by_line = getattr(stream, "encoding", None), getattr(stream, "line_buffering", False)
+            buffer = io.BufferedWriter(Stream(number, "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line))
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP ends the program in order; a second one, or four seconds, at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    code = None
+
+    def end(number: int, _: object) -> None:
+        nonlocal code
+        code = 128 + number
+        for other in before:
+            signal.signal(other, lambda *_: os._exit(code))
+        signal.alarm(4)  # whatever keeps the program from ending, the system ends it then
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(code)
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        if code is not None:  # all is closed: what Python still does takes seconds on a busy machine
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- run folder ---------------------------------------------------------------------------------------------------
@@ -136,6 +238,18 @@ def check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise InputError(f"can't write to {folder} ({there}: {error.strerror}): choose another --run_dir") from None
+
+
+def check_foreign(folder: Path, sign: str, names: Sequence[str], **types: type) -> None:
+    """InputError, before any work, if files of these names would be replaced that this program has not written.
+
+    They are its own if a JSON file called `sign`, which it writes first, is there too and has values of these types.
+    """
+    if (folder / sign).exists():
+        read_json(folder / sign, **types)
+    elif foreign := [name for name in names if (folder / name).exists() and (folder / name).stat().st_size]:
+        what = f"{', '.join(foreign)}, which this program has not written and would replace"
+        raise InputError(f"{folder} has {what}: choose another --run_dir, or move them away")
 
 
 def as_bytes(value: dict) -> bytes:
@@ -298,14 +412,24 @@ class Clock:
     """The time a search has taken, all its runs together, in seconds; kept in time.json."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.before = file, dict.fromkeys(("wall", "workers", "main_cpu"), 0.0)
+        self.file, self.started = file, (time.perf_counter(), time.process_time())
+        self.total: dict[str, float] | None = dict.fromkeys(("wall", "workers", "main_cpu"), 0.0)
+        remedy, ledger = "delete it, only the time is lost", file.with_name("children.jsonl")
         if file.exists():
-            self.before = read_json(file, "delete it, only the time is lost", **dict.fromkeys(self.before, float))
-        self.total, self.started = self.before, (time.perf_counter(), time.process_time())
+            self.total = read_json(file, remedy, **dict.fromkeys(self.total, float))
+            if min(self.total.values()) < 0:
+                raise InputError(f"{file} is damaged, it has a negative time: {remedy}")
+        elif ledger.exists() and ledger.stat().st_size:
+            self.total = None  # somebody has deleted it: what the earlier runs took is not known any more
+        self.before = self.total
 
-    def save(self, num_workers: int) -> None:
+    def count(self, num_workers: int) -> None:
         """Count what has passed: on the wall, of all worker slots, and of the main process's computing."""
-        wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
-        passed = {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}
-        self.total = {key: self.before[key] + seconds for key, seconds in passed.items()}
-        write_json(self.file, self.total)
+        if self.before is not None:
+            wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
+            passed = {"wall": wall, "workers": wall * num_workers, "main_cpu": cpu}
+            self.total = {key: self.before[key] + seconds for key, seconds in passed.items()}
+
+    def save(self) -> None:
+        if self.total is not None:
+            write_json(self.file, self.total)

@@ -8,17 +8,19 @@ with Workers(num_workers=2, shared=data) as workers:
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -56,28 +58,57 @@ class Workers(ThreadPoolExecutor):
     def run(self, function: Callable, *args: Any) -> Any:
         """Return `function(shared, *args)` from this thread's process; TaskFailed if that gives none."""
         for _ in range(ATTEMPTS):
+            process, pipe = self._process()
             try:
-                executor, pid = self._process()
-                return executor.submit(_call, function, args).result(self.timeout)
-            except BrokenProcessPool:
+                pipe.send((function, args))
+                self._wait(pipe)
+                succeeded, result = pipe.recv()
+            except TaskFailed:
+                process.kill()
                 self.slot.process = None
-            except TimeoutError:
+                raise
+            except (EOFError, ConnectionError):  # the process died
                 self.slot.process = None
-                os.kill(pid, signal.SIGKILL)
-                raise TaskFailed(f"took longer than {self.timeout:g} seconds") from None
+            else:
+                if succeeded:
+                    return result
+                raise result
         raise TaskFailed(DIED)
 
-    def _process(self) -> tuple[ProcessPoolExecutor, int]:
-        """This thread's executor of one process, started if there is none, and the process's number."""
-        if getattr(self.slot, "process", None) is None:
-            with self.starting:
-                if self.closing:
-                    raise CancelledError
-                spawn = multiprocessing.get_context("spawn")
-                executor = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(self.shared,))
-                pid = executor.submit(_ready, self.device)
-            self.slot.process = executor, pid.result()
-        return self.slot.process
+    def _wait(self, pipe: Connection) -> None:
+        """Wait for a task's answer; TaskFailed if it takes too long.
+
+        Short waits are counted, not the time that has passed, in which the program may have been stopped.
+        """
+        if self.timeout is None:
+            return
+        waits = math.ceil(self.timeout)
+        if not any(pipe.poll(self.timeout / waits) for _ in range(waits)):
+            raise TaskFailed(f"took longer than {self.timeout:g} seconds")
+
+    def _process(self) -> tuple[BaseProcess, Connection]:
+        """This thread's process and the pipe to it, started if there is none; OSError if none can be started."""
+        if getattr(self.slot, "process", None) is not None:
+            return self.slot.process
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(EOFError, ConnectionError):  # it died before it was ready
+                self.slot.process = self._start()
+                return self.slot.process
+        raise ChildProcessError("no worker process can be started, perhaps for lack of memory: try fewer --workers")
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        """A new process that waits for tasks, and the pipe to it."""
+        with self.starting:
+            if self.closing:
+                raise CancelledError
+            spawn = multiprocessing.get_context("spawn")
+            pipe, other_end = spawn.Pipe()
+            with other_end:  # it belongs to the process alone: so the pipe ends with it
+                process = spawn.Process(target=_serve, args=(other_end, self.shared, self.device), daemon=True)
+                process.start()
+        if problem := pipe.recv():
+            raise problem
+        return process, pipe
 
     def __exit__(self, *_: Any) -> None:
         """Drop what is waiting, kill what is running, leave no process behind."""
@@ -88,8 +119,8 @@ class Workers(ThreadPoolExecutor):
         for process in processes:
             process.kill()
         self.shutdown(wait=True)
-        while any(process.is_alive() for process in processes):  # join() may return early: the executor reaps them too
-            time.sleep(0.01)
+        for process in processes:
+            process.join()
 
 
 class Cluster(ThreadPoolExecutor):
@@ -149,6 +180,7 @@ class Cluster(ThreadPoolExecutor):
         """Drop what is waiting, end what is running; a cluster of one's own ends too."""
         self.closing = True
         self.shutdown(wait=True, cancel_futures=True)  # a second: a thread that waits while Ray ends waits for ever
+        signal.alarm(0)  # a signal's: Ray's processes would outlive a program that is killed here
         self.ray.shutdown()
 
 
@@ -175,8 +207,8 @@ def _call_on_node(shared: list, timeout: float | None, device: str, function: Ca
 _shared: Any = None  # in a worker process: what all its tasks share
 
 
-def _start(shared: Any) -> None:
-    """Runs in a new worker process, which ends with its parent."""
+def _serve(pipe: Connection, shared: Any, device: str) -> None:
+    """Runs in a new worker process, which ends with its parent: say when it is ready, then answer tasks."""
     global _shared
     _shared = shared
 
@@ -184,14 +216,30 @@ def _start(shared: Any) -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+    except RuntimeError as error:  # no more threads may be started
+        pipe.send(error)
+        return
+    _ready(device)
+    pipe.send(None)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        while True:
+            pipe.send(_answer(*pipe.recv()))
 
 
-def _ready(device: str) -> int:
-    """Make the CUDA context, which takes seconds, before a task's time is counted; returns the process's number."""
+def _answer(function: Callable, args: tuple) -> tuple[bool, Any]:
+    """Whether a task succeeded, and its result or what it raised."""
+    try:
+        return True, _call(function, args)
+    except Exception as error:
+        return False, ExceptionWithTraceback(error, error.__traceback__)
+
+
+def _ready(device: str) -> None:
+    """Make the CUDA context, which takes seconds, before a task's time is counted."""
     with contextlib.suppress(RuntimeError, AssertionError):  # the task runs into it, too
         torch.zeros(1, device=device)
-    return os.getpid()
 
 
 def _call(function: Callable, args: tuple) -> Any:

@@ -1,11 +1,14 @@
 """What the pictures show, read back from the axes."""
 
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import plots
 from search_space import PaperSpace, SmallSpace, parse_architecture
+from utils import PictureMissing
 
 
 def rows(n: int) -> list[dict]:
@@ -107,3 +110,35 @@ def test_every_skip_connection_is_an_arrow():
     figure = plots.plot_architecture(parse_architecture("k5f8p2-k3f16p0"), "title")
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels[:4] == ["image", "5 x 5\n8 filters\npadding 2", "3 x 3\n16 filters\npadding 0", "classifier"]
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def titled(title: str) -> Figure:
+    figure = Figure(figsize=(2, 1))
+    figure.suptitle(title)
+    return figure
+
+
+def test_pictures_that_fail_are_named_and_the_others_are_written(tmp_path):
+    def fail():
+        raise MemoryError
+
+    (tmp_path / "folder.png").mkdir()
+    figures = {"memory.png": fail, "folder.png": lambda: titled("a"), "good.png": lambda: titled("b")}
+    with pytest.raises(PictureMissing, match=r"memory\.png \(MemoryError\), .*folder\.png \(.*Is a directory.*\)$"):
+        plots.save(tmp_path, figures)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.png", "good.png"]
+
+
+def test_characters_that_the_usual_font_lacks_are_drawn_with_another_one(tmp_path, capsys):
+    """Here one that comes with matplotlib. What no font has is one line, not a warning for each character."""
+    with warnings.catch_warnings(action="error"):
+        assert plots.rendered(lambda: titled("a \u1d81"))[1] == {0x1D81}
+        assert plots.as_png(lambda: titled("a \u1d81"))[1] == set()
+        plots.save(tmp_path, {"picture.png": lambda: titled("\U0010fffd \u1d81")})
+    assert (tmp_path / "picture.png").exists()
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/picture.png: no installed font has U+1D81, U+10FFFD; boxes are in their place\n"
+    )

@@ -419,6 +419,49 @@ def test_a_search_of_another_version_is_named_and_nothing_is_touched(stand_in, c
     assert {path: path.read_bytes() for path in Path("runs/mnist").iterdir()} == files
 
 
+def test_files_of_others_are_neither_replaced_nor_deleted(stand_in, capsys):
+    run_dir = Path("runs/mnist")
+    run_dir.mkdir(parents=True)
+    events = run_dir / "events.out.tfevents.123.of.others"
+    events.write_bytes(b"loss of another program")
+    for name in ("search.png", "time.json", "children.jsonl"):
+        (run_dir / name).write_text("mine")
+        with pytest.raises(SystemExit) as stopped:
+            stand_in("--num_children", "2")
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and error.count("\n") == 1 and f"runs/mnist has {name}, which" in error
+        assert (run_dir / name).read_text() == "mine"
+        (run_dir / name).unlink()
+    assert len(stand_in("--num_children", "2")) == 2  # nothing but events
+    ours = set(run_dir.glob("events.out.tfevents.*")) - {events}
+    stand_in("--num_children", "4")
+    assert events.read_bytes() == b"loss of another program"
+    assert len(ours) == 1 and not ours & set(run_dir.glob("events.out.tfevents.*"))  # written anew
+
+
+def test_a_picture_that_cannot_be_written_costs_no_number(stand_in, capsys):
+    stand_in("--num_children", "2")
+    run_dir = Path("runs/mnist")
+    for name in ("search.png", "front.png"):
+        (run_dir / name).unlink()
+    (run_dir / "search.png").mkdir()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        stand_in("--num_children", "3")
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("train.py")]
+    assert stopped.value.code == 1 and len(lines) == 1 and "search.png (" in lines[0] and "front" not in lines[0]
+    assert "best architecture" in said.out and (run_dir / "front.png").exists()
+    assert json.loads((run_dir / "best.json").read_text())["children"] == 3
+
+
+def test_the_time_of_a_search_without_its_clock_is_unknown(stand_in, capsys):
+    stand_in("--num_children", "2")
+    Path("runs/mnist/time.json").unlink()
+    stand_in("--num_children", "3")
+    assert "time                unknown, because runs/mnist/time.json was deleted" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("flags", [["--num_layers", "8"], ["--num_layers", "39", "--strides"]], ids=" ".join)
 def test_deep_spaces_are_searched_and_resumed(stand_in, monkeypatch, flags):
     """Of 4^24 sequences and more, which no integer type holds."""
@@ -478,6 +521,7 @@ def test_booleans_are_real(text, value):
             ["--dataset", "ImageNet"],
             "'ImageNet' does not exist; give one of MNIST, FashionMNIST, KMNIST, CIFAR10, or your own images: a folder",
         ),
+        (["--dataset", str(ROOT / "train.py")], "train.py' is no folder, and neither a .csv nor an .npz file"),
         (["--mode", "evaluate", "--run_dir", "nothing"], "no search in nothing"),
         (
             ["--mode", "generate", "--data_dir", "nowhere", "--dataset", "CIFAR10"],

@@ -1,14 +1,17 @@
 """Seeds, and the run folder's files."""
 
 import ast
+import errno
 import hashlib
 import json
+import os
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from utils import Clock, InputError, Ledger, child_seed, open_run, read_ledger, write_atomically, write_json
+import utils
+from utils import Clock, InputError, Ledger, child_seed, explained, open_run, read_ledger, write_atomically, write_json
 
 # --- seeds --------------------------------------------------------------------------------------------------------
 
@@ -17,6 +20,49 @@ def test_child_seeds_are_the_same_everywhere():
     """Worked out once with sha256sum: Python's own hash of text differs from process to process."""
     assert child_seed(0, "k5f16p0-k5f32p1") == int(hashlib.sha256(b"0:k5f16p0-k5f32p1").hexdigest()[:8], 16)
     assert len({child_seed(s, a) for s in range(3) for a in ("k3f8p0-k3f8p0", "k3f8p0-k3f8p1")}) == 6
+
+
+# --- the machine --------------------------------------------------------------------------------------------------
+
+OF_HOST = {"cpu.max": "max 100000\n", "memory.max": "max\n"}
+
+
+@pytest.mark.parametrize(
+    "own, files, cores, memory",
+    [
+        ("", {}, 64, None),
+        ("0::/\n", OF_HOST, 64, None),
+        ("0::/\n", {"cpu.max": "200000 100000\n", "memory.max": "1000000\n"}, 2, 1000_000),  # Docker
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1, None),
+        ("0::/a/b\n", {"a/cpu.max": "250000 100000\n", "a/b/cpu.max": "max 100000\n", "memory.max": "9\n"}, 3, 9),
+        (  # version 1, in a container that sees its own group as the root
+            "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/docker/x\n",
+            {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}
+            | {"memory/memory.limit_in_bytes": "5000\n"}, 4, 5000,
+        ),
+        (
+            "4:memory:/\n3:cpu:/\n",
+            {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}
+            | {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 64, None,
+        ),
+    ],
+)  # fmt: skip
+def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch, own, files, cores, memory):
+    monkeypatch.setattr(utils, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(utils, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        file = tmp_path / "groups" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert utils.usable_cores() == cores
+    assert utils.usable_memory() == (memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), OSError(errno.EAGAIN, "Try again")])
+def test_a_limit_of_processes_is_named(tmp_path, error):
+    assert "fewer --workers or a larger limit (ulimit -u)" in explained(error, tmp_path)
 
 
 # --- run folder ---------------------------------------------------------------------------------------------------
@@ -118,10 +164,42 @@ def test_a_clock_goes_on_where_an_earlier_run_stopped(tmp_path):
     write_json(file, {"wall": 100.0, "workers": 200.0, "main_cpu": 10.0})
     clock = Clock(file)
     for _ in range(3):  # what has passed is counted once
-        clock.save(num_workers=2)
+        clock.count(num_workers=2)
+        clock.save()
     saved = json.loads(file.read_text())
     assert saved == clock.total and 100 < saved["wall"] < 160 and 10 < saved["main_cpu"] < 160
     assert saved["workers"] - 200 == pytest.approx(2 * (saved["wall"] - 100))
+
+
+def test_a_clock_that_was_deleted_says_nothing_any_more(tmp_path):
+    """What the earlier runs took is not known, and shares of the time would be nonsense."""
+    file, ledger = tmp_path / "time.json", tmp_path / "children.jsonl"
+    ledger.write_text(json.dumps(row(0)) + "\n")
+    clock = Clock(file)
+    clock.count(num_workers=2)
+    clock.save()
+    assert clock.total is None and not file.exists()
+    ledger.write_text("")  # nothing was trained yet
+    Clock(file).save()
+    assert json.loads(file.read_text())["wall"] == 0
+
+
+def test_a_negative_time_is_named(tmp_path):
+    write_json(tmp_path / "time.json", {"wall": -5.0, "workers": 1.0, "main_cpu": 1.0})
+    with pytest.raises(InputError, match=r"time\.json is damaged, it has a negative time: delete it"):
+        Clock(tmp_path / "time.json")
+
+
+def test_the_same_images_in_a_folder_of_another_name_are_the_same(tmp_path):
+    named = {"num_children": 10, "settings": {"dataset": "old", "images": "f1"}}
+    with open_run(tmp_path, named) as ledger:
+        ledger.append(row(0))
+    with open_run(tmp_path, named | {"settings": {"dataset": "new", "images": "f1"}}):
+        pass
+    for other, message in (({"dataset": "new", "images": "f2"}, "images have changed"),
+                           ({"dataset": "MNIST", "images": None}, "dataset is MNIST now, was new")):  # fmt: skip
+        with pytest.raises(InputError, match=message), open_run(tmp_path, named | {"settings": other}):
+            pass
 
 
 def test_files_are_written_as_a_whole_or_not_at_all(tmp_path):

@@ -492,6 +492,17 @@ def test_a_folder_in_which_nothing_was_trained_takes_other_settings(trainings, c
     assert json.loads(Path("runs/mnist/config.json").read_text())["settings"]["seed"] == 5
 
 
+def test_too_little_shared_memory_is_one_line_with_a_remedy(trainings, monkeypatch, capsys):
+    def fail(_):
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--num_children", "3"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and "in Docker with --shm-size" in error
+
+
 def test_input_errors_are_no_tracebacks(trainings, monkeypatch, capsys):
     def refuse(*_):
         raise InputError("no such thing")
@@ -557,6 +568,56 @@ def test_other_images_under_the_same_name_are_another_search(trainings, own, cap
         train.main(["--mode", "evaluate", "--dataset", own])
     assert "has other images than the search" in capsys.readouterr().err
     train.main(["--mode", "evaluate", "--dataset", own, "--architecture", "k3f8p0-k3f8p0"])  # is of no search
+
+
+def test_a_renamed_folder_of_the_same_images_goes_on(trainings, own):
+    train.main(["--dataset", own, "--num_children", "2", "--run_dir", "run"])
+    Path(own).rename("renamed.npz")
+    train.main(["--dataset", "renamed.npz", "--num_children", "4", "--run_dir", "run"])
+    assert len(trainings) == 4 == len(rows_of("run"))
+    Path("renamed.npz").rename("again.npz")
+    train.main(["--mode", "evaluate", "--dataset", "again.npz", "--run_dir", "run", "--num_seeds", "1"])
+    assert json.loads(Path("run/evaluation.json").read_text())["dataset"] == "again"
+
+
+def test_an_evaluation_replaces_only_its_own_files(trainings, capsys):
+    flags = ["--mode", "evaluate", "--architecture", "k3f8p0", "--num_seeds", "1", "--run_dir", "run"]
+    Path("run").mkdir()
+    for name in ("confusion-k3f8p0.png", "best_child-k3f8p0.pt", "evaluation-k3f8p0.json"):
+        Path("run", name).write_text("mine")
+        with pytest.raises(SystemExit) as stopped:
+            train.main(flags)
+        assert stopped.value.code == 2 and f"{name}" in capsys.readouterr().err and not trainings
+        assert Path("run", name).read_text() == "mine"
+        Path("run", name).unlink()
+    for _ in range(2):
+        train.main(flags)
+
+
+@pytest.mark.parametrize("mode", [["--num_children", "3"], ["--mode", "evaluate", "--architecture", "k3f8p0"]])
+def test_a_file_that_cannot_be_written_costs_no_number(trainings, monkeypatch, capsys, mode):
+    def fail(path, content):
+        if path.suffix == ".pt":
+            raise OSError(28, "No space left on device", str(path))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(utils, "write_atomically", fail)
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*mode, "--run_dir", "run"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and "the disk is full" in said.err.splitlines()[-1]
+    assert ("best architecture" if "--num_children" in mode else "top1 test accuracy") in said.out
+
+
+def test_a_picture_that_cannot_be_written_costs_no_accuracy(trainings, capsys):
+    Path("run/confusion-k3f8p0.png").mkdir(parents=True)
+    Path("run/evaluation-k3f8p0.json").write_text('{"architecture": "k3f8p0"}')
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--mode", "evaluate", "--architecture", "k3f8p0", "--num_seeds", "1", "--run_dir", "run"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 1 and "top1 test accuracy" in said.out and "files  " in said.out
+    assert "confusion-k3f8p0.png (" in said.err.splitlines()[-1]
+    assert "top1" in json.loads(Path("run/evaluation-k3f8p0.json").read_text())
 
 
 def test_networks_above_the_limits_are_not_trained(trainings, capsys):

@@ -1,8 +1,11 @@
 """Worker processes: results come back, a crash costs one attempt, nothing is left behind."""
 
+import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -91,6 +94,57 @@ def test_the_start_of_a_gpu_is_not_counted_as_time_of_a_task(tmp_path):
     marker = str(tmp_path / "started")
     with Workers(1, timeout=3, device=SlowDevice(marker)) as workers:
         assert workers.submit(workers.run, exists, marker).result()
+
+
+def test_time_in_which_the_program_is_stopped_does_not_count():
+    """It counts waits of a second: one may last a night in which the machine sleeps."""
+
+    class Pipe:
+        def __init__(self, waits):
+            self.waits, self.seconds = waits, []
+
+        def poll(self, seconds):
+            self.seconds.append(seconds)
+            return len(self.seconds) > self.waits
+
+    workers = Workers(1, timeout=2.5)
+    workers._wait(pipe := Pipe(waits=2))
+    assert pipe.seconds == [2.5 / 3] * 3
+    with pytest.raises(TaskFailed, match=r"longer than 2\.5 seconds"):
+        workers._wait(Pipe(waits=3))
+
+
+@pytest.mark.slow
+def test_a_stopped_program_does_not_use_up_the_time_of_a_task(tmp_path):
+    program = """
+from test_workers import Workers, nap
+with Workers(1, timeout=3) as workers:
+    print(workers.submit(workers.run, nap, "file").result())
+"""
+    path = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parent.parent)))
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": path}, "start_new_session": True, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, **options) as process:
+        while not (tmp_path / "file").exists():
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(4)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.communicate(timeout=60)[0] == "awake\n" and process.returncode == 0
+
+
+def nap(shared, marker):
+    Path(marker).touch()
+    time.sleep(1.5)
+    return "awake"
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.EAGAIN, "Resource temporarily unavailable"), None])
+def test_processes_that_cannot_be_started_are_no_failed_task(monkeypatch, problem):
+    """No more processes are allowed, or each dies before it is ready."""
+    monkeypatch.setattr(Workers, "_start", lambda workers: (_ for _ in ()).throw(problem or EOFError))
+    with Workers(1) as workers, pytest.raises(OSError) as error:
+        workers.submit(workers.run, add_to_shared, 0).result()
+    assert error.value is problem if problem else "no worker process can be started" in str(error.value)
 
 
 def test_leaving_kills_what_is_running():
