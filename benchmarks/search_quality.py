@@ -10,8 +10,8 @@ of its fresh trainings, which no search sees, or of those that are left. Every m
 
 The controller hands over the first of `PolicyGradient.ranking`, its rivals what has the highest reward, or of finalists
 the highest mean of two. "By reward alone" is the rivals' rule for the controller, "by both" the controller's for the
-rivals: a controller of its own learns from the rival's children in their order, with as many updates as the controller
-makes. With finalists some of the budget goes into training a tenth once more, as train.py does. A policy that hands over
+rivals on a table: a controller of its own learns from the rival's children in their order, with as many updates as the
+controller makes. With finalists some of the budget goes into training a tenth once more, as train.py does. A policy that hands over
 has learned from all full batches within its budget.
 
 Intervals and p values are from a bootstrap of searches, paired by repetition, and of each network's truth trainings.
@@ -150,7 +150,7 @@ def rival(
             observed(out[-1])
             asked += 1
         searcher.tell(out[0], observed(out.popleft()))
-    return smoothed(observed, budgets, seed)
+    return smoothed(observed, budgets, seed) if isinstance(observed, Observed) else {"picks": {}}
 
 
 def smoothed(observed: Observed | Landscape, budgets: Sequence[int], seed: int) -> dict:
@@ -174,13 +174,14 @@ METHODS: dict[str, tuple[Callable, dict]] = {
     f"regularised evolution, {UNDER_WAY} under way": (rival, {"method": Evolution, "under_way": UNDER_WAY}),
     f"local search, {UNDER_WAY} under way": (rival, {"method": LocalSearch, "under_way": UNDER_WAY}),
     f"TPE, {UNDER_WAY} under way": (rival, TPE | {"constant_liar": True, "under_way": UNDER_WAY}),
-    "regularised evolution, 10 and 3": (rival, {"method": Evolution, "sample": 3}),  # one at a time, as the next ones
+    "sequential controller": (policy_gradient, {"children_per_update": 1, "update_lag": 0}),  # as the next ones
+    "regularised evolution, 10 and 3": (rival, {"method": Evolution, "sample": 3}),
     "regularised evolution, 10 and 5": (rival, {"method": Evolution}),
     "local search": (rival, {"method": LocalSearch}),
     "TPE": (rival, TPE),
     "paper's controller": (policy_gradient, PAPER),
 }
-COMPARED = list(METHODS)  # by default
+COMPARED = [name for name in METHODS if name != "sequential controller"]  # by default
 LARGE = [name for name in METHODS if name not in ("regularised evolution, 10 and 3", "local search")]  # by default
 METHODS["Gaussian process"] = rival, {"method": Optuna, "sampler": "GP"}  # slow
 METHODS |= {f"lag {lag}": (policy_gradient, {"update_lag": lag}) for lag in (0, 1, 2, 4, 9)}
