@@ -96,7 +96,7 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     if search.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
-    print(f"chosen by           the {CHOSEN_BY.format(search.trust)}, which grows with the children")
+    print(f"chosen by           the {CHOSEN_BY.format(search.trust)}, a weight that grows with the children")
     for place, row in enumerate(ranking[:5], start=1):
         both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
         print(f"  {place}. {NETWORK.format(both=both, **row)}")

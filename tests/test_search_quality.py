@@ -265,7 +265,8 @@ def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
     table = read_table(write(tmp_path / "table.csv", "t0,t1,t2,val_0,val_1,val_2", rows))
     observed = table.observed(7)
     budgets = tuple(range(6, 42, 2))
-    picks = rival(observed, budgets, 7, RandomSearch)["picks"]["found_smoothed"]
+    picks = rival(observed, budgets, 7, RandomSearch, 10)["picks"]["found_smoothed"]
+    assert rival(table.observed(7), budgets, 7, RandomSearch, 1) == {"picks": {}}  # what no page shows
     torch.manual_seed(7)
     search, children = PolicyGradient(Controller(table.num_choices, table.names)), list(observed.seen)
     for i in range(0, 40, 2):  # told by hand, as if it had sampled them

@@ -265,7 +265,7 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     assert drawn["search"] == drawn["front"] and drawn["front"]["architecture"] == best["architecture"]
     assert {row["architecture"]: row["val_accuracy"] for row in drawn["rows"]} == first | means
     report = capsys.readouterr().out
-    assert f"chosen by           the {rule}, which grows with the children\n" in report
+    assert f"chosen by           the {rule}, a weight that grows with the children\n" in report
     assert f"best architecture   {best['architecture']}" in report and f"  1. {best['architecture']}" in report
     assert "60 trained, the best 4 twice (0 failed)" in report
     noise = statistics.fmean((first[text] - second[text]) ** 2 / 2 for text in finalists) ** 0.5
