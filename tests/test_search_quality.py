@@ -242,6 +242,19 @@ def test_the_papers_settings_are_those_of_the_program():
     assert set(search_quality.PAPER) - changed == {"update_lag", "reward_exponent"}
 
 
+def test_a_sequential_controller_learns_from_each_child_before_the_next(table, monkeypatch):
+    class Watched(PolicyGradient):
+        def ask(self, num_children):
+            batch = super().ask(num_children)
+            assert len(self.asked) == len(self.reward_of) + 1
+            return batch
+
+    monkeypatch.setattr(search_quality, "PolicyGradient", Watched)
+    search, settings = search_quality.METHODS["sequential controller"]
+    assert len(search(table.observed(0), (10,), 0, **settings)["picks"]["curve"]) == 10
+    assert "sequential controller" in set(search_quality.LARGE) - set(search_quality.COMPARED)
+
+
 def test_what_the_controller_hands_over_is_chosen_by_the_policy_of_that_time(table):
     """A search of 30 children that goes on to 60 hands over what one hands over that ends there."""
     observed = table.observed(2)
