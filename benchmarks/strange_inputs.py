@@ -204,7 +204,8 @@ def verdict(strange_input: Input, outcome: Outcome) -> str:
         return "TRACEBACK"
     if outcome.code not in strange_input.codes:
         return f"EXIT CODE {outcome.code}"
-    said = "\n".join(lines) if outcome.code == 2 else outcome.text  # an error must be clear without what came before
+    alone = outcome.code == 2 and strange_input.codes == (2,)  # the error must be clear without what was said before
+    said = "\n".join(lines) if alone else outcome.text
     if not re.search(strange_input.says, said):
         return "SILENT" if outcome.code == 0 else "UNCLEAR"
     if outcome.code == 2:

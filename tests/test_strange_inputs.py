@@ -17,7 +17,7 @@ LINE = "train.py: set: 1 of 3 is wrong\n"
         (Outcome(1, "best"), "EXIT CODE 1"),
         (Outcome(-9, ""), "EXIT CODE -9"),
         (Outcome(0, "nothing of the kind"), "SILENT"),
-        (Outcome(2, "best\n" + LINE.replace("wrong", "so")), "UNCLEAR"),
+        (Outcome(2, LINE.replace("wrong", "so")), "UNCLEAR"),
         (Outcome(2, LINE + LINE), "2 LINES"),
         (Outcome(2, LINE), "one line"),
         (Outcome(0, "the best one"), "fine"),
@@ -25,6 +25,12 @@ LINE = "train.py: set: 1 of 3 is wrong\n"
 )
 def test_what_became_of_an_input(outcome, expected):
     assert verdict(Input("name", None, (0, 2), "best|wrong"), outcome) == expected
+
+
+def test_where_only_an_error_is_right_it_is_clear_by_itself():
+    outcome = Outcome(2, "best\n" + LINE.replace("wrong", "so"))
+    assert verdict(Input("name", None, (2,), "best"), outcome) == "UNCLEAR"
+    assert verdict(Input("name", None, (0, 2), "best"), outcome) == "one line"
 
 
 def test_every_input_has_a_name_of_its_own():
