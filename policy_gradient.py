@@ -141,8 +141,7 @@ class PolicyGradient:
         loss = -((R - tau * log_prob - self.baseline).detach() * log_prob).mean()
 
         if self.replay:  # the rate falls as children accumulate: one noisy reward shall move less
-            choices = sum(self.controller.token_choices(self.num_steps(len(self.asked))))
-            self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + len(self.reward_of) / choices)
+            self.optimizer.param_groups[0]["lr"] = self.lr / math.sqrt(1 + len(self.reward_of) / self.total_choices)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -170,10 +169,23 @@ class PolicyGradient:
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
-        """These sequences, the best first: by (R of their mean reward) + tau log pi, a smoothed R - b."""
+        """These sequences, the best first: by (R of their mean reward) + w tau log pi, the policy's estimate of R - b.
+
+        The weight w = n / (n + 4c) grows with the n children learned from; c are the choices of all tokens added up.
+        """
         log_prob, tau = self.score(list(rewards))
-        value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + tau * log_prob
+        value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + self.trust * tau * log_prob
         return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]
+
+    @property
+    def trust(self) -> float:
+        """The weight of the policy's estimate in the ranking, from 0 to 1."""
+        return len(self.reward_of) / (len(self.reward_of) + 4 * self.total_choices)
+
+    @property
+    def total_choices(self) -> int:
+        """c, the choices of all tokens added up, of the present depth."""
+        return sum(self.controller.token_choices(self.num_steps(len(self.asked))))
 
     def done(self, num_children: int) -> bool:
         """Whether nothing more is to be asked for."""

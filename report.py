@@ -16,7 +16,7 @@ from policy_gradient import PolicyGradient
 from search_space import parse_architecture
 from settings import Run
 
-CHOSEN_BY = "highest sum of the accuracy's rank and what the policy expects of it"
+CHOSEN_BY = "highest sum of the accuracy's rank and {:.2f} times what the policy expects of it"
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
 NETWORK = "{architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
 
@@ -68,7 +68,8 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict]) -> N
     keys = ("architecture", "child", "val_accuracies")
     chosen["finalists"] = [{key: row[key] for key in keys} for row in ranking if "val_accuracies" in row]
     twice = f", and of two trainings of the first {len(ranking)}" if chosen["finalists"] else ""
-    chosen |= {"children": len(rows), "chosen_by": f"{CHOSEN_BY}, of {len(rows)} children{twice}"}
+    rule = CHOSEN_BY.format(search.trust)
+    chosen |= {"children": len(rows), "chosen_by": f"{rule}, of {len(rows)} children{twice}"}
     utils.write_json(args.run_dir / "best.json", chosen)
 
 
@@ -117,7 +118,7 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     if search.stopped_early and len(rows) < args.num_children:
         print(f"ended after {len(rows)} of {args.num_children} children: {search.stopped_early}")
     print(f"best architecture   {ranking[0]['architecture']}   validation accuracy {ranking[0]['val_accuracy']:.2%}")
-    print(f"chosen by           the {CHOSEN_BY}")
+    print(f"chosen by           the {CHOSEN_BY.format(search.trust)}, a weight that grows with the children")
     for place, row in enumerate(ranking[:5], start=1):
         both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
         print(f"  {place}. {NETWORK.format(both=both, **row)}")

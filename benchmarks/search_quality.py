@@ -10,10 +10,10 @@ a search may see, the same for all methods: the first is the reward, the second 
 of its fresh trainings, which no search sees, or of those that are left. Every method pays for distinct networks only.
 
 The controller hands over the first of `PolicyGradient.ranking`, its rivals what has the highest reward, or of finalists
-the highest mean of two. "By reward alone" is the rivals' rule for the controller, "by both" the controller's for the
-rivals: a controller of its own learns from the rival's children in their order, with as many updates as the controller
-makes. With finalists some of the budget goes into training a tenth once more, as train.py does. A policy that hands over
-has learned from all full batches within its budget.
+the highest mean of two. "By reward alone" is the rivals' rule for the controller, "by both" the controller's for rivals
+that have as many under way on a table: a controller of its own learns from the rival's children in their order, with as
+many updates as the controller makes. With finalists some of the budget goes into training a tenth once more, as train.py
+does. A policy that hands over has learned from all full batches within its budget.
 
 Intervals and p values are from a bootstrap of searches, paired by repetition, and of each network's truth trainings.
 Where one unseen training is the truth its luck is left out; so is the luck of the rewards, which all searches share.
@@ -151,7 +151,8 @@ def rival(
             observed(out[-1])
             asked += 1
         searcher.tell(out[0], observed(out.popleft()))
-    return smoothed(observed, budgets, seed)
+    comparable = under_way == UNDER_WAY and isinstance(observed, Observed)
+    return smoothed(observed, budgets, seed) if comparable else {"picks": {}}
 
 
 def smoothed(observed: Observed | Landscape, budgets: Sequence[int], seed: int) -> dict:
@@ -171,17 +172,18 @@ TPE = {"method": Optuna, "sampler": "TPE", "multivariate": True}
 PAPER = PAPERS_UPDATE | {"num_layers": 2, "hidden_size": 35, "reward_exponent": 3}
 METHODS: dict[str, tuple[Callable, dict]] = {
     "controller": (policy_gradient, {}),
-    "random search": (rival, {"method": RandomSearch}),
+    "random search": (rival, {"method": RandomSearch, "under_way": UNDER_WAY}),
     f"regularised evolution, {UNDER_WAY} under way": (rival, {"method": Evolution, "under_way": UNDER_WAY}),
     f"local search, {UNDER_WAY} under way": (rival, {"method": LocalSearch, "under_way": UNDER_WAY}),
     f"TPE, {UNDER_WAY} under way": (rival, TPE | {"constant_liar": True, "under_way": UNDER_WAY}),
-    "regularised evolution, 10 and 3": (rival, {"method": Evolution, "sample": 3}),  # one at a time, as the next ones
+    "sequential controller": (policy_gradient, {"children_per_update": 1, "update_lag": 0}),  # as the next ones
+    "regularised evolution, 10 and 3": (rival, {"method": Evolution, "sample": 3}),
     "regularised evolution, 10 and 5": (rival, {"method": Evolution}),
     "local search": (rival, {"method": LocalSearch}),
     "TPE": (rival, TPE),
     "paper's controller": (policy_gradient, PAPER),
 }
-COMPARED = list(METHODS)  # by default
+COMPARED = [name for name in METHODS if name != "sequential controller"]  # by default
 LARGE = [name for name in METHODS if name not in ("regularised evolution, 10 and 3", "local search")]  # by default
 METHODS["Gaussian process"] = rival, {"method": Optuna, "sampler": "GP"}  # slow
 METHODS |= {f"lag {lag}": (policy_gradient, {"update_lag": lag}) for lag in (0, 1, 2, 4, 9)}

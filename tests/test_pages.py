@@ -223,16 +223,18 @@ def test_what_is_said_of_the_comparison_is_so():
     for rival, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
         assert not ahead(macro[rival][budget]["found"]) and not behind(macro[rival][budget]["found"])
     ours = macro["controller"]["200"]["finals"]
-    for rival in (evolution, tpe):
-        assert ahead(macro[rival]["200"]["finals"])
-        assert abs(macro[rival]["200"]["finals"]["truth_all"] - ours["truth_all"]) < 0.0002
+    for rival, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
+        assert ahead(macro[rival][budget]["finals"]) == ((rival, budget) == (evolution, "200"))
+        assert not behind(macro[rival][budget]["finals"])
+    assert abs(macro[evolution]["200"]["finals"]["truth_all"] - ours["truth_all"]) < 0.0002
     for rival, budget in itertools.product(UNDER_WAY, ("50", "100", "200")):
-        assert ahead(mnist[rival][budget]["found"])
+        assert ahead(mnist[rival][budget]["found"]) == ((rival, budget) != (tpe, "50"))
     for rival in UNDER_WAY:
         assert not ahead(mnist[rival]["25"]["found"]) and ahead(mnist[local]["100"]["finals"])
-    for rival, budget in itertools.product((evolution, tpe), ("50", "100", "200")):  # by a tenth, perhaps by chance
+    for rival, budget in itertools.product((evolution, tpe), ("50", "100", "200")):  # by up to a tenth
         assert 0.0004 < fashion[rival][budget]["found"]["controller_ahead"] < 0.0011
-        assert not ahead(fashion[rival][budget]["found"]) and not ahead(fashion[rival][budget]["finals"])
+        assert ahead(fashion[rival][budget]["found"]) == (budget == "50")
+        assert ahead(fashion[rival][budget]["finals"]) == ((rival, budget) == (tpe, "100"))
     for budget in ("25", "50", "100", "200"):
         assert 0.0019 < fashion["random search"][budget]["found"]["controller_ahead"] < 0.0030
     assert not any(ahead(mnist[evolution][budget]["finals"]) for budget in ("100", "200"))
@@ -256,19 +258,18 @@ def test_what_is_said_of_nasbench201_is_so():
     assert all(of["100"]["found"]["n"] == 100 for of in table.values())
     for budget, kind in itertools.product(("25", "50", "100", "200"), ("found", "finals")):
         row = table["random search"][budget][kind]
-        assert not behind(row) and ahead(row) == (budget in ("100", "200"))
+        assert not behind(row) and ahead(row) == (budget in ("50", "100", "200"))
         for rival in (evolution, tpe):
-            is_behind = budget in ("25", "50") or (budget, kind) == ("100", "finals")
+            is_behind = (budget, kind) == ("50", "found")
             assert behind(table[rival][budget][kind]) == is_behind and not ahead(table[rival][budget][kind])
     for budget, kind in itertools.product(("25", "50", "100", "200"), ("found", "finals")):
         ours = table["controller"][budget]
-        assert (ours[f"{kind}_reward"]["truth"] > ours[kind]["truth"]) == ((budget, kind) != ("200", "finals"))
+        gap = ours[f"{kind}_reward"]["truth"] - ours[kind]["truth"]
+        assert (0 < gap < 0.00055) == ((budget, kind) != ("200", "finals"))
     methods = read("search_quality_nasbench201.json")["methods"]
     late = [round(methods[m]["share_in_steps_of_20"][-1], 2) for m in ("controller", evolution, tpe)]
     said = "the last 20 of 200 are {} of [the way](#what-the-policy-has-learned), evolution's {} and TPE's {}."
     assert said.format(*late) in " ".join(TEXT["results.md"].split())
-    for rival in (evolution, tpe):
-        assert 0.0005 < -table[rival]["100"]["finals"]["controller_ahead"] < 0.0015
     tested = {m: of["100"]["finals"]["test"] for m, of in table.items()}
     for method in ("controller", evolution, tpe):
         assert 0.0035 < tested[method] - tested["random search"] < 0.0045
@@ -329,7 +330,7 @@ def test_what_is_said_of_large_spaces_is_so():
     singles, pairs = (read(f"search_quality_{name}.json")["methods"] for name in ("singles", "pairs"))
     evolution, local, tpe = UNDER_WAY
     for budget in ("50", "100", "200"):
-        for method in singles.keys() - {"controller"}:
+        for method in singles.keys() - {"controller", "sequential controller"}:
             row = singles[method]["budgets"][budget]["found"]
             assert row["n"] == 100 and ahead(row)
         for method in ("random search", local, "paper's controller"):

@@ -243,6 +243,19 @@ def test_the_papers_settings_are_those_of_the_program():
     assert set(search_quality.PAPER) - changed == {"update_lag", "reward_exponent"}
 
 
+def test_a_sequential_controller_learns_from_each_child_before_the_next(table, monkeypatch):
+    class Watched(PolicyGradient):
+        def ask(self, num_children):
+            batch = super().ask(num_children)
+            assert len(self.asked) == len(self.reward_of) + 1
+            return batch
+
+    monkeypatch.setattr(search_quality, "PolicyGradient", Watched)
+    search, settings = search_quality.METHODS["sequential controller"]
+    assert len(search(table.observed(0), (10,), 0, **settings)["picks"]["curve"]) == 10
+    assert "sequential controller" in set(search_quality.LARGE) - set(search_quality.COMPARED)
+
+
 def test_what_the_controller_hands_over_is_chosen_by_the_policy_of_that_time(table):
     """A search of 30 children that goes on to 60 hands over what one hands over that ends there."""
     observed = table.observed(2)
@@ -266,7 +279,8 @@ def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
     table = read_table(write(tmp_path / "table.csv", "t0,t1,t2,val_0,val_1,val_2", rows))
     observed = table.observed(7)
     budgets = tuple(range(6, 42, 2))
-    picks = rival(observed, budgets, 7, RandomSearch)["picks"]["found_smoothed"]
+    picks = rival(observed, budgets, 7, RandomSearch, 10)["picks"]["found_smoothed"]
+    assert rival(table.observed(7), budgets, 7, RandomSearch, 1) == {"picks": {}}  # what no page shows
     torch.manual_seed(7)
     search, children = PolicyGradient(Controller(table.num_choices, table.names)), list(observed.seen)
     for i in range(0, 40, 2):  # told by hand, as if it had sampled them

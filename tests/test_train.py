@@ -229,7 +229,7 @@ def test_a_complete_search_prints_its_report_again_and_a_larger_budget_goes_on(s
 
 
 def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(stand_in, monkeypatch, capsys):
-    """Chosen by the rank of its mean accuracy and by what the policy expects: recomputed from the files."""
+    """Chosen by the rank of its mean accuracy and by what the policy estimates: recomputed from the files."""
     drawn = {}
     monkeypatch.setattr(plots, "plot_search", lambda rows, best, *_: drawn.update(search=best) or Figure())
     monkeypatch.setattr(
@@ -245,10 +245,11 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     log_prob = controller(torch.tensor([row["actions"] for row in rows])).log_prob.sum(1).tolist()
     ranks = [rank_of(accuracy, first.values()) for accuracy in first.values()]
     tau = 0.7 * statistics.pstdev(ranks) / math.log(729)
-    expects = {text: tau * lp for text, lp in zip(first, log_prob, strict=True)}
+    weight = 60 / (60 + 4 * 6 * 3)
+    estimate = {text: weight * tau * lp for text, lp in zip(first, log_prob, strict=True)}
 
     def ranking(accuracies: dict) -> list[str]:
-        return sorted(accuracies, key=lambda text: -rank_of(accuracies[text], first.values()) - expects[text])
+        return sorted(accuracies, key=lambda text: -rank_of(accuracies[text], first.values()) - estimate[text])
 
     finalists = ranking(first)[:4]
     assert len(rows) == 60 and calls[60:] == finalists != sorted(first, key=first.get, reverse=True)[:4]
@@ -259,10 +260,12 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     assert {f["architecture"]: f["val_accuracies"] for f in best["finalists"]} == {
         text: [first[text], second[text]] for text in finalists
     }
-    assert best["chosen_by"].endswith(", of 60 children, and of two trainings of the first 4")
+    rule = f"highest sum of the accuracy's rank and {weight:.2f} times what the policy expects of it"
+    assert best["chosen_by"] == f"{rule}, of 60 children, and of two trainings of the first 4"
     assert drawn["search"] == drawn["front"] and drawn["front"]["architecture"] == best["architecture"]
     assert {row["architecture"]: row["val_accuracy"] for row in drawn["rows"]} == first | means
     report = capsys.readouterr().out
+    assert f"chosen by           the {rule}, a weight that grows with the children\n" in report
     assert f"best architecture   {best['architecture']}" in report and f"  1. {best['architecture']}" in report
     assert "60 trained, the best 4 twice (0 failed)" in report
     noise = statistics.fmean((first[text] - second[text]) ** 2 / 2 for text in finalists) ** 0.5
