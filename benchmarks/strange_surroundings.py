@@ -401,7 +401,7 @@ def quota_of_two_cores() -> None:
     """As in a container with --cpus 2 on a machine of 64 cores."""
     read, is_file = Path.read_text, Path.is_file
     quota = "/sys/fs/cgroup/cpu.max"
-    Path.read_text = lambda path, *args: "200000 100000\n" if str(path) == quota else read(path, *args)
+    Path.read_text = lambda path, **how: "200000 100000\n" if str(path) == quota else read(path, **how)
     Path.is_file = lambda path: str(path) == quota or is_file(path)
     os.sched_getaffinity = lambda _: set(range(64))
     os.cpu_count = lambda: 64
