@@ -38,7 +38,7 @@ def file(tmp_path):
         ),
         ({"x_train": PIXELS, "y_train": np.eye(3, dtype=bool)[LABELS]}, "(one-hot)"),
         (
-            {"x_train": PIXELS[..., None] / np.float32(255), "y_train": LABELS},
+            {"x_train": PIXELS[..., None] / np.float32(255.01), "y_train": LABELS},
             "float32, taken for numbers from 0 to 1, times 255 (1)",
         ),
         (
