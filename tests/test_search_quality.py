@@ -184,6 +184,7 @@ def test_a_space_tells_the_share_of_its_maximum_and_the_last_children(monkeypatc
         np.mean([run["children"][-40:] for run in runs.values()]), abs=1e-6
     )
     assert set(told["budgets"]["60"]) == {"found", "found_reward", "modes", "samples"}  # and no finalists
+    assert set(searched(space, "random search", 1, (60,), monkeypatch)[0]["picks"]) == {"found", "curve"}
 
 
 # --- searches -----------------------------------------------------------------------------------------------------
