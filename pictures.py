@@ -177,8 +177,8 @@ def read_all(path: Path, pictures: Collection[Picture], read: Callable, bad: dic
     most = max(3, n // 100)
     if not path.exists():
         raise InputError(f"{path} is gone, it was there at first: put it back")
-    if len(bad) > most or len(bad) == n:
-        more = f"{len(bad) - most:,} more than may be left out" if len(bad) > most else "which is all"
+    if len(bad) > most:  # which leaves one at least: a set that can be split has four
+        more = f"{len(bad) - most:,} more than may be left out"
         raise InputError(f"{path}: {can_not_be_read(bad, n)}; {more}: mend or remove them")
 
 
