@@ -118,7 +118,7 @@ def test_search_and_evaluation_end_to_end(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     others = ("onnx", "nas-bench-macro", "preparation.json", "optuna")  # need other packages or files
     blocks = [block for block in blocks if not any(other in block for other in others)]
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     (tmp_path / "data").symlink_to(ROOT / "data")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", "\n".join(blocks)]
