@@ -6,6 +6,7 @@ import heapq
 import io
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -196,8 +197,11 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int,
             failed = [index for index in ended if training_of[index].exception()]
             for index in [index for index in ended if index not in failed]:
                 finals[index] = training_of[index].result()
-                kept.keep_training(jobs[index], finals[index])
                 missing.remove(index)
+                try:
+                    kept.keep_training(jobs[index], finals[index])
+                except OSError as error:  # its numbers are printed at the end all the same
+                    line.write(f"a training that has ended can't be kept: {error}", file=sys.stderr)
             for index in failed:  # the first failure ends all
                 error = training_of[index].exception()
                 if isinstance(error, TaskFailed):
