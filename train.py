@@ -38,7 +38,12 @@ from settings import Parser, Run, architecture, boolean, dataset, number, path
 from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
-PAPER = policy_gradient.PAPER | {"controller_layers": 2, "hidden_size": 35, "reward_exponent": 3.0, "num_finalists": 0}
+PAPER = policy_gradient.PAPER_SETTINGS | {
+    "controller_layers": 2,
+    "hidden_size": 35,
+    "reward_exponent": 3.0,
+    "num_finalists": 0,
+}
 PAPER["controller_lr"] = PAPER.pop("lr")  # what --paper sets (§3.2, §4.1)
 PICTURES = ("search.png", "front.png", "best.png")
 FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "time.json", ".lock", *PICTURES)
