@@ -122,6 +122,17 @@ def test_an_impossible_action_is_refused(controller):
             controller(actions)
 
 
+@pytest.mark.parametrize("num_tokens", [0, 5, 7])
+def test_a_sequence_that_ends_within_a_step_is_refused(num_tokens):
+    """Steps write 1, 0, 1, 1, 1, 2 tokens; a longer sequence is refused, too, and a shorter one is a prefix."""
+    controller = Controller([3, ANCHOR] * 3, names=["a", "anchor"] * 3, hidden_size=8)
+    with pytest.raises(ValueError, match=f"^sequences of {num_tokens} tokens do not end where a step ends$"):
+        controller(torch.zeros(2, num_tokens, dtype=torch.int64))
+    for whole in (1, 2, 3, 4, 6):
+        zeros = torch.zeros(2, whole, dtype=torch.int64)
+        assert controller(zeros).log_prob.shape == (2, whole)
+
+
 def test_the_weights_and_their_names():
     """64 hidden units in one LSTM layer and a head for each step, unless told otherwise."""
     shapes = {name: tuple(weight.shape) for name, weight in Controller([3, 0, 2, 0]).state_dict().items()}
