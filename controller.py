@@ -46,7 +46,8 @@ class Controller(nn.Module):
         if self.num_choices != tuple(choices_of[name] for name in self.names):
             raise ValueError("steps of the same name must have the same number of choices")
         is_anchor = [choices == ANCHOR for choices in self.num_choices]
-        self.num_tokens = [sum(is_anchor[:t]) if is_anchor[t] else 1 for t in range(len(is_anchor))]  # of each step
+        # The number of tokens that each step writes: at an anchor point one for each earlier anchor point.
+        self.num_tokens = [sum(is_anchor[:t]) if is_anchor[t] else 1 for t in range(len(is_anchor))]
         with_head = {name: choices for name, choices in choices_of.items() if choices != ANCHOR}
         self.first_input = nn.Parameter(torch.empty(hidden_size))
         self.cells = nn.ModuleList(nn.LSTMCell(hidden_size, hidden_size) for _ in range(num_layers))

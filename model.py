@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from datasets import Data, Images
 from search_space import Architecture
@@ -159,7 +159,7 @@ PAPER_RECIPE = Recipe(  # §4.1; the batch size is not in the paper
     shift=4, flip=True, best_of=5,
 )  # fmt: skip
 MIN_STEPS = 300  # a training on the reader's own images is at least as long
-NetworkMaker = Callable[[tuple[int, int, int], int], nn.Module]  # from an image's (C, H, W) and the number of classes
+NetworkMaker = Callable[[tuple[int, int, int], int], nn.Module]  # takes an image's (C, H, W) and the number of classes
 
 
 class TrainedChild(NamedTuple):
@@ -236,7 +236,7 @@ def draw_batches(recipe: Recipe, num_images: int, seed: int, device: torch.devic
 
     They are drawn on the CPU and moved to the device an epoch at a time: a GPU would have to wait in each step.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     batch_size, steps_per_epoch, steps_left = training_steps(recipe, num_images)
     while steps_left > 0:
         num_steps = min(steps_per_epoch, steps_left)
@@ -252,7 +252,7 @@ def set_learning_rates(optimizers: Sequence[torch.optim.Optimizer], recipe: Reci
     for optimizer in optimizers:
         group = optimizer.param_groups[0]
         rate = optimizer.defaults["lr"] * share
-        if isinstance(group["lr"], Tensor):  # on a GPU, see `make_optimizers`
+        if isinstance(group["lr"], Tensor):  # it is one on a GPU, see `make_optimizers`
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
@@ -372,7 +372,8 @@ def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
     """Push a matrix's singular values towards 1 by Newton-Schulz iteration: x <- (a + b xx' + c (xx')^2) x."""
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
-    gram, product = x @ x.T, None
+    gram = x @ x.T
+    product = None
     for left in reversed(range(iterations)):  # the polynomials are multiplied first: they are smaller than x
         polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         polynomial.diagonal().add_(3.4445)
@@ -392,9 +393,7 @@ def normalize(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
 
 
-def draw_augmentation(
-    recipe: Recipe, num_steps: int, batch_size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def draw_augmentation(recipe: Recipe, num_steps: int, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """The random numbers of `augment` for an epoch: offsets (steps, 2, B) from 0 to 2 `shift`, and flips (steps, B).
 
     What the recipe doesn't use is empty. Each step draws its offsets, then its flips: another order would give other
@@ -425,7 +424,8 @@ class FromPixels(nn.Module):
 
     def __init__(self, child: nn.Module, both_sides: bool = False) -> None:
         super().__init__()
-        self.child, self.both_sides = child, both_sides
+        self.child = child
+        self.both_sides = both_sides
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits = self.child(normalize(pixels))
