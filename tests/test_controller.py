@@ -74,8 +74,8 @@ def test_every_sequence_is_scored_as_by_the_equations(controller):
     sequences = all_actions(controller)
     _, log_prob, entropy = controller(sequences)
     assert log_prob.shape == entropy.shape == sequences.shape
-    for n, sequence in enumerate(sequences.tolist()):
-        _, expected_log_prob, expected_entropy = written_out(controller, sequence)
+    for n, actions in enumerate(sequences.tolist()):
+        _, expected_log_prob, expected_entropy = written_out(controller, actions)
         torch.testing.assert_close(log_prob[n], expected_log_prob, rtol=0, atol=1e-12)
         torch.testing.assert_close(entropy[n], expected_entropy, rtol=0, atol=1e-12)
 
@@ -88,17 +88,17 @@ def test_the_mean_of_the_chosen_anchor_points_is_the_next_input():
         torch.nn.init.normal_(parameter)
     assert controller.token_choices() == (3, 3, 2, 3, 2, 2, 3, 2, 2, 2, 3, 2, 2, 2, 2, 3)
     for skips in itertools.product(range(2), repeat=4):
-        sequence = [2, 1, 1, 0, 1, 1, 2, 1, 0, 1, 1, *skips, 2]
-        log_prob = controller(torch.tensor([sequence])).log_prob[0]
-        torch.testing.assert_close(log_prob, written_out(controller, sequence)[1], rtol=0, atol=1e-12)
+        actions = [2, 1, 1, 0, 1, 1, 2, 1, 0, 1, 1, *skips, 2]
+        log_prob = controller(torch.tensor([actions])).log_prob[0]
+        torch.testing.assert_close(log_prob, written_out(controller, actions)[1], rtol=0, atol=1e-12)
 
 
 def test_the_gradient_is_that_of_the_equations(controller):
-    sequence = [n - 1 for n in controller.token_choices()]
+    actions = [n - 1 for n in controller.token_choices()]
     parameters = list(controller.parameters())
-    _, log_prob, entropy = controller(torch.tensor([sequence]))
+    _, log_prob, entropy = controller(torch.tensor([actions]))
     got = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
-    _, log_prob, entropy = written_out(controller, sequence)
+    _, log_prob, entropy = written_out(controller, actions)
     expected = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11)
 
