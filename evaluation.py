@@ -24,7 +24,7 @@ import references
 import utils
 from datasets import Data, Preparation
 from finals import Evaluation, Finals, Job, open_finals, statistics_of
-from model import PAPER_RECIPE, Child, FromPixels, Recipe, long_enough, measure, on_device, summarize, train_child
+from model import PAPER_RECIPE, Child, FromPixels, Recipe, measure, on_device, summarize, train_child, with_min_steps
 from search_space import Architecture, parse_architecture
 from settings import may_mirror
 from utils import InputError
@@ -157,7 +157,7 @@ def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe
     epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
     recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
     as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
-    return recipe if as_it_is else long_enough(recipe, len(data.train.labels))
+    return recipe if as_it_is else with_min_steps(recipe, len(data.train.labels))
 
 
 def judged_from_both_sides(recipe: Recipe) -> bool:
@@ -168,7 +168,7 @@ def judged_from_both_sides(recipe: Recipe) -> bool:
 def print_network(architecture: Architecture, data: Data) -> dict:
     """Print a network's layers with output shapes and parameters; returns its totals."""
     layers = summarize(Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes))
-    size = model.possible_size(architecture, data)
+    size = model.size_or_none(architecture, data)
     width = max(len(layer.name) for layer in layers)
     for name, shape, parameters, _ in layers:
         print(f"  {name:<{width}} {' x '.join(map(str, shape)):>14} {parameters:>9,} parameters")

@@ -1,6 +1,6 @@
 """REINFORCE (paper §3.2) with an entropy bonus, on all children that are remembered.
 
-    repeat: sample m new sequences a of tokens from the policy pi, and evaluate them; R is the rank of a's reward
+    repeat: sample m new sequences a of actions from the policy pi, and evaluate them; R is the rank of a's reward
             theta <- a step of Adam along the mean, over the remembered a, of (R - tau log pi(a) - b) grad log pi(a)
             b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
 
@@ -27,10 +27,17 @@ import torch
 from controller import Controller, Rollout
 from utils import one_thread
 
-Actions = tuple[int, ...]
-DRAWN = 200  # samples that are drawn at once, to look for new ones
-PAPER = dict(children_per_update=8, update_lag=0, lr=0.0006, entropy_weight=0.0, reward_scale="none", replay=0)  # §4.1
-MOST_LISTED = 2**15  # sequences of a space in which the last new ones are found by going through all
+Actions = tuple[int, ...]  # one sequence: the index of the choice made for each token
+NUM_SAMPLES_DRAWN = 200  # sequences that one call of the controller samples
+MAX_ENUMERATED = 2**15  # spaces of more sequences are never gone through one by one
+PAPER_SETTINGS = {  # the paper's update (§3.2, §4.1)
+    "children_per_update": 8,
+    "update_lag": 0,
+    "lr": 0.0006,
+    "entropy_weight": 0.0,
+    "reward_scale": "none",
+    "replay": 0,
+}
 
 
 @dataclass(eq=False)
@@ -40,27 +47,29 @@ class PolicyGradient:
     controller: Controller
     _: KW_ONLY
     children_per_update: int = 2  # m (§3.2)
-    update_lag: int = 4  # updates between a batch's sampling and its own; one batch more is in training
-    lr: float = 0.02  # of Adam; with replay divided by sqrt(1 + children / c), c: the choices of all tokens added up
+    update_lag: int = 4  # updates between a batch's sampling and its own; this number + 1 batches are pending
+    lr: float = 0.02  # Adam's learning rate; with replay divided by sqrt(1 + children / c), see `total_choices`
     entropy_weight: float = 0.7  # what a uniform policy's entropy is worth, in standard deviations of R
-    baseline_decay: float = 0.5  # of the moving average b, per update
+    baseline_decay: float = 0.5  # decay of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
-    replay: int = 1000  # how many children, the latest, are remembered by an update; 0: only the batch (§3.2)
+    replay: int = 1000  # number of latest children that an update learns from; 0: only the batch, with repeats (§3.2)
     patience: int = 2000  # samples in a row with nothing new after which a large space counts as searched
-    num_steps: Callable[[int], int | None] = lambda children: None  # of the controller, for growing depth; None: all
-    allowed: Callable[[Actions], bool] | None = None  # other sequences are left out, at no cost
-    seed: int = 0  # of the sampling
+    num_steps: Callable[[int], int | None] = lambda children: None  # the controller's steps, for growing depth; or all
+    allowed: Callable[[Actions], bool] | None = None  # other sequences are left out, without using budget
+    seed: int = 0  # seed of the sampling
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.lr)
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.asked: dict[Actions, int] = {}  # the number of every sequence that had to be evaluated, in order
-        self.refused: set[Actions] = set()  # sequences that are not allowed
-        self.out: deque[list[Actions]] = deque()  # batches that were asked for and not told yet
-        self.reward_of: dict[Actions, float] = {}  # of every sequence that was told, in that order; -inf: failed
+        self.rollout: Rollout | None = None  # the latest NUM_SAMPLES_DRAWN samples of the policy
+        self.asked: dict[Actions, int] = {}  # what had to be evaluated, numbered in order
+        self.refused: set[Actions] = set()  # what is not allowed
+        self.pending: deque[list[Actions]] = deque()  # sampled batches that were not told yet, the oldest first
+        self.reward_of: dict[Actions, float] = {}  # what was told, in order; -inf: failed
         self.baseline = 0.0  # b
-        self.drawn: Rollout | None = None  # the latest samples of the policy
-        self.updates = self.samples = self.samples_without_new = 0
+        self.updates = 0
+        self.samples = 0  # number of sequences in all batches that were told
+        self.samples_without_new = 0  # number of latest samples in a row that were known or not allowed
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
         """Yield each update's metrics until `num_children` sequences are evaluated, or `stopped_early` says why not."""
@@ -77,66 +86,98 @@ class PolicyGradient:
 
         Cut where `num_children` have been asked for. To evaluate in parallel, first ask for `update_lag` + 1 batches.
         """
-        batch, before = [], len(self.asked)
-        for sequence in self.sample():
+        batch: list[Actions] = []
+        new: list[Actions] = []
+        for actions in self.candidates():
             if len(batch) == self.children_per_update or len(self.asked) >= num_children:
                 break
             self.samples_without_new += 1
-            if sequence not in self.asked and self.is_allowed(sequence):
-                self.asked[sequence] = len(self.asked)
+            if actions not in self.asked and self.is_allowed(actions):
                 self.samples_without_new = 0
-                batch.append(sequence)
-            elif sequence in self.asked and not self.replay:  # on the paper's way a network may be sampled again
-                batch.append(sequence)
-        self.out.append(batch)
-        return list(self.asked)[before:]
+                self.asked[actions] = len(self.asked)
+                new.append(actions)
+                batch.append(actions)
+            elif actions in self.asked and not self.replay:  # in the paper a known sequence is learned from again
+                batch.append(actions)
+        self.pending.append(batch)
+        return new
 
-    def sample(self) -> Iterator[Actions]:
-        """Samples of the policy; if only known ones come up in a small space, new ones, drawn without replacement."""
-        steps = self.num_steps(len(self.asked))
-        choices = self.controller.token_choices(steps)
-        while self.samples_without_new < (min(self.patience, math.prod(choices)) if self.replay else self.patience):
+    def candidates(self) -> Iterator[Actions]:
+        """Samples of the policy while they bring anything new; then, with replay, what is left of a small space."""
+        num_steps = self.num_steps(len(self.asked))
+        choices = self.controller.token_choices(num_steps)
+        space_size = math.prod(choices)
+        if not self.replay:
+            yield from self.sample(num_steps, self.patience)
+            return
+        yield from self.sample(num_steps, min(self.patience, space_size))
+        if space_size <= MAX_ENUMERATED:
+            yield from self.sample_unknown(choices)
+
+    def sample(self, num_steps: int | None, patience: int) -> Iterator[Actions]:
+        """Samples of the policy, known ones too, until `patience` of them in a row were nothing new."""
+        while self.samples_without_new < patience:
             with torch.no_grad():
-                self.drawn = self.controller(None, DRAWN, self.generator, steps)
-            yield from map(tuple, self.drawn.actions.tolist())
-        small = self.replay and math.prod(choices) <= MOST_LISTED
-        if small and (new := [a for a in product(*map(range, choices)) if a not in self.asked and self.is_allowed(a)]):
-            share = self.controller(torch.tensor(new)).log_prob.sum(1).detach().softmax(0)  # (new,)
-            yield from (new[i] for i in share.clamp(1e-300).multinomial(len(new), generator=self.generator))
+                self.rollout = self.controller(None, NUM_SAMPLES_DRAWN, self.generator, num_steps)
+            yield from map(tuple, self.rollout.actions.tolist())
 
-    def is_allowed(self, sequence: Actions) -> bool:
+    def sample_unknown(self, choices: Sequence[int]) -> Iterator[Actions]:
+        """All sequences that are new and allowed, drawn from the policy without replacement."""
+        every = product(*map(range, choices))
+        unknown = [actions for actions in every if actions not in self.asked and self.is_allowed(actions)]
+        if not unknown:
+            return
+        log_prob = self.controller(torch.tensor(unknown)).log_prob.sum(1).detach()  # (n,)
+        weights = log_prob.softmax(0).clamp(1e-300)  # (n,), positive: multinomial draws nothing of weight 0
+        for i in weights.multinomial(len(unknown), generator=self.generator).tolist():
+            yield unknown[i]
+
+    def is_allowed(self, actions: Actions) -> bool:
         """Whether a sequence may be evaluated; what was refused is remembered."""
-        if sequence not in self.refused and self.allowed is not None and not self.allowed(sequence):
-            self.refused.add(sequence)
-        return sequence not in self.refused
+        if actions not in self.refused and self.allowed is not None and not self.allowed(actions):
+            self.refused.add(actions)
+        return actions not in self.refused
 
     @one_thread()
     def tell(self, batch: Sequence[Actions], rewards: Sequence[float]) -> dict:
-        """Learn from the rewards of the oldest batch that is out, on any real scale; returns the update's metrics.
+        """Learn from the rewards of the oldest pending batch, on any real scale; returns the update's metrics.
 
         -inf says that an evaluation failed. ValueError for NaN, and for another batch.
         """
-        samples = self.out[0] if self.out else []
-        new = [sequence for sequence in dict.fromkeys(samples) if sequence not in self.reward_of]
-        if not self.out or list(map(tuple, batch)) != new or len(rewards) != len(new):
+        self.check_batch(batch, rewards)
+        sampled = self.pending.popleft()  # `batch`, and without replay also what was known
+        for actions, reward in zip(batch, rewards, strict=True):
+            self.reward_of[tuple(actions)] = float(reward)
+        sampled_rewards = [self.reward_of[actions] for actions in sampled]
+        finite_rewards = [reward for reward in sampled_rewards if reward > -math.inf]
+        self.samples += len(sampled)
+        metrics = {
+            "update": self.updates,  # number of this update, from 0
+            "samples": self.samples,  # sequences sampled so far, repeats counted
+            "children": len(self.reward_of),  # distinct sequences told so far
+            "reward": sum(finite_rewards) / (len(finite_rewards) or 1),  # mean of this batch, without what failed
+            "best_reward": self.best[1],  # highest reward so far
+            "baseline": self.baseline,  # b before this update
+            "entropy": self.rollout.entropy.sum(1).mean().item(),  # nats, of the policy, by its latest samples
+        }
+        self.updates += 1
+        remembered = list(self.reward_of)[-self.replay :] if self.replay else sampled
+        metrics["loss"] = self.update(remembered) if remembered else 0.0
+        return metrics
+
+    def check_batch(self, batch: Sequence[Actions], rewards: Sequence[float]) -> None:
+        """ValueError if these are not the oldest pending batch and its rewards."""
+        oldest = self.pending[0] if self.pending else []
+        expected = [actions for actions in dict.fromkeys(oldest) if actions not in self.reward_of]
+        if not self.pending or list(map(tuple, batch)) != expected or len(rewards) != len(expected):
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):
             raise ValueError(f"rewards must be numbers, or -inf for what failed, not {rewards}")
-        self.out.popleft()
-        self.reward_of.update(zip(new, map(float, rewards), strict=True))
-        good = [self.reward_of[sample] for sample in samples if self.reward_of[sample] > -math.inf]
-        self.samples += len(samples)
-        metrics = {"update": self.updates, "samples": self.samples, "children": len(self.reward_of)}
-        metrics |= {"reward": sum(good) / (len(good) or 1), "best_reward": self.best[1], "baseline": self.baseline}
-        metrics["entropy"] = self.drawn.entropy.sum(1).mean().item()
-        self.updates += 1
-        children = list(self.reward_of)[-self.replay :] if self.replay else samples
-        return metrics | {"loss": self.update(children) if children else 0.0}
 
-    def update(self, children: list[Actions]) -> float:
+    def update(self, remembered: Sequence[Actions]) -> float:
         """One step of Adam; without replay it is REINFORCE (§3.2) with an entropy bonus; returns the loss."""
-        log_prob, tau = self.score(children)  # (n,), (n,)
-        R = self.scaled([self.reward_of[child] for child in children])  # (n,)
+        log_prob, tau = self.score(remembered)  # (n,), (n,)
+        R = self.scaled([self.reward_of[actions] for actions in remembered])  # (n,)
 
         loss = -((R - tau * log_prob - self.baseline).detach() * log_prob).mean()
 
@@ -149,23 +190,29 @@ class PolicyGradient:
         self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * mean
         return loss.item()
 
-    def score(self, children: Sequence[Actions]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each child log pi (n,) and tau (n,) = entropy_weight * std(R) / log N; N networks are as deep as it."""
-        depths = [torch.tensor(list(depth)) for _, depth in groupby(children, key=len)]  # (n of this depth, T)
-        log_prob = torch.cat([self.controller(depth).log_prob.sum(1) for depth in depths])
-        log_n = [sum(map(math.log, self.controller.token_choices()[: len(child)])) or 1.0 for child in children]
+    def score(self, batch: Sequence[Actions]) -> tuple[torch.Tensor, torch.Tensor]:
+        """log pi (n,) and tau (n,) of sequences in any order, which may differ in length.
+
+        tau = entropy_weight * std(R) / log N, where N is the number of sequences that are as long.
+        """
+        neighbours = [list(same_length) for _, same_length in groupby(batch, key=len)]  # each is scored at once
+        log_prob = torch.cat([self.controller(torch.tensor(some)).log_prob.sum(1) for some in neighbours])
+        choices = [self.controller.token_choices()[: len(actions)] for actions in batch]
+        log_n = [sum(map(math.log, each)) or 1.0 for each in choices]  # 1 where there is one sequence only
         spread = self.scaled(self.reward_of.values()).std(correction=0)
         return log_prob, self.entropy_weight * spread / log_prob.new_tensor(log_n)
 
     def scaled(self, rewards: Collection[float]) -> torch.Tensor:
-        """R of these rewards (n,): their ranks among all so far, or the rewards; what failed is the worst."""
-        chosen, known = (torch.tensor(list(some), dtype=torch.float64) for some in (rewards, self.reward_of.values()))
+        """R (n,) of these rewards: their ranks among all so far, or the rewards; what failed is the worst."""
+        chosen = torch.tensor(list(rewards), dtype=torch.float64)
+        known = torch.tensor(list(self.reward_of.values()), dtype=torch.float64)
         if self.reward_scale == "none":
             finite = known[known.isfinite()]
             return chosen.clamp(min=finite.min() if len(finite) else 0)
         ordered = known.sort().values
-        below, up_to = (torch.searchsorted(ordered, chosen, right=right) for right in (False, True))
-        return (below + up_to).double() / len(ordered) - 1  # ties in the middle
+        num_below = torch.searchsorted(ordered, chosen)
+        num_up_to = torch.searchsorted(ordered, chosen, right=True)
+        return (num_below + num_up_to).double() / len(ordered) - 1  # equal rewards get the middle of their ranks
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
@@ -174,7 +221,8 @@ class PolicyGradient:
         The weight w = n / (n + 4c) grows with the n children learned from; c are the choices of all tokens added up.
         """
         log_prob, tau = self.score(list(rewards))
-        value = self.scaled([sum(some) / len(some) for some in rewards.values()]) + self.trust * tau * log_prob
+        R = self.scaled([sum(some) / len(some) for some in rewards.values()])
+        value = R + self.trust * tau * log_prob
         return [list(rewards)[i] for i in value.argsort(descending=True, stable=True)]
 
     @property
@@ -199,10 +247,13 @@ class PolicyGradient:
     @property
     def stopped_early(self) -> str | None:
         """Why sampling ended before the budget was spent, or None."""
-        choices, refused = self.controller.token_choices(self.num_steps(len(self.asked))), len(self.refused)
-        if sum(len(a) == len(choices) for a in (*self.asked, *self.refused)) == math.prod(choices):
+        refused = len(self.refused)
+        choices = self.controller.token_choices(self.num_steps(len(self.asked)))
+        num_known = sum(len(actions) == len(choices) for actions in (*self.asked, *self.refused))
+        if num_known == math.prod(choices):
             left_out = f", {refused} are not allowed" if refused else ""
             return f"the space is exhausted: all {len(self.asked)} architectures were evaluated{left_out}"
-        what = "that is allowed" if refused else "new"
-        in_vain = f"{self.patience} samples of the policy in a row were nothing {what}"
-        return in_vain if self.samples_without_new >= self.patience else None
+        if self.samples_without_new >= self.patience:
+            what = "that is allowed" if refused else "new"
+            return f"{self.patience} samples of the policy in a row were nothing {what}"
+        return None

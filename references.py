@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datasets import Data, Images, in_shared_memory
 from finals import Evaluation, Finals, Job, statistics_of
-from model import Recipe, on_device, possible_size, train_child, training_steps
+from model import Recipe, on_device, size_or_none, train_child, training_steps
 from search_space import Architecture, SearchSpace, parse_architecture
 from settings import space_around, within_limits
 from utils import child_seed
@@ -84,7 +84,7 @@ def groups_of(run: Evaluation, kept: Finals) -> dict[str, list[Job]]:
     Those of the search space get the same epochs as the one that was found, torchvision's the same time.
     """
     args, recipe = run.args, run.recipe
-    space, size = space_around(run.architecture, run.searched), functools.partial(possible_size, data=run.data)
+    space, size = space_around(run.architecture, run.searched), functools.partial(size_or_none, data=run.data)
 
     def allowed(network: Architecture) -> bool:
         return size(network) is not None and within_limits(network, run.data, run.searched)
@@ -153,7 +153,7 @@ def seconds_of_training(data: Data, network: Architecture | ReadyMade, recipe: R
 
 def parameters_of(network: Architecture | ReadyMade, data: Data) -> int:
     if isinstance(network, Architecture):
-        return possible_size(network, data)["parameters"]
+        return size_or_none(network, data)["parameters"]
     with torch.device("meta"):
         return sum(p.numel() for p in network(tuple(data.train.pixels.shape[1:]), data.num_classes).parameters())
 

@@ -40,7 +40,7 @@ class Progress(ExitStack):
         for name in ("reward", "best_reward", "baseline", "entropy", "loss"):
             self.events.add_scalar(f"search/{name}", metrics[name], metrics["update"])
         self.bar.set_postfix_str(PROGRESS.format(**metrics))
-        tokens = zip(search.drawn.actions.T, search.controller.token_choices(), strict=False)  # (samples,), choices
+        tokens = zip(search.rollout.actions.T, search.controller.token_choices(), strict=False)  # (samples,), choices
         self.shares.append([(token.bincount(minlength=n) / len(token)).tolist() for token, n in tokens])
 
 

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-ANCHOR_POINT = ("inputs", ())  # a decision that ends a layer: which of the earlier layers it takes (§3.3)
+ANCHOR_POINT = ("inputs", ())  # the decision that ends a layer: which earlier layers are its inputs (§3.3)
 
 
 @dataclass(frozen=True)
 class Layer:
     """A convolution as a value; what the spaces below write, and all that a network is built from."""
 
-    text: str  # its name, such as `k5f16p0` or `c3x5f36s2x1mi1.2`
+    text: str  # the layer's name, such as `k5f16p0` or `c3x5f36s2x1mi1.2`
     filters: int
-    conv: dict[str, tuple[int, int]]  # what `nn.Conv2d` gets beside channels: kernel_size, ..., down and across
+    conv: dict[str, tuple[int, int]]  # arguments of `nn.Conv2d` beside the channels: kernel_size, ..., down and across
     inputs: tuple[int, ...]  # numbers of earlier layers, 0 the image
-    pool: bool  # max-pooling of 2 follows, where the map is large enough and the layer not the last
+    pool: bool  # whether a max-pooling of 2 follows, where the map is large enough and the layer not the last
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Architecture:
 
     layers: tuple[Layer, ...]
     hidden: int | None  # units of a linear layer before the classifier; None: global average pooling instead
-    extra_filters: int = 0  # that were added to each layer; they are not in the text form
+    extra_filters: int = 0  # filters that were added to each layer; the text form doesn't show them
 
     def __str__(self) -> str:
         return "-".join(layer.text for layer in self.layers)
@@ -54,7 +54,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """All architectures of up to `num_layers` layers; the spaces below say what a layer is."""
+    """All architectures of up to `num_layers` layers.
+
+    A space below adds what a layer is: `choices` and `decisions`, the function `layer` from values to a `Layer`,
+    `pattern` to read its text form, and `hidden` of its architectures.
+    """
 
     num_layers: int = 2
 
@@ -79,12 +83,13 @@ class SearchSpace:
 
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
-        values_of: dict[int, dict[str, int]] = {}
+        values_of: dict[int, dict[str, int]] = {}  # for each layer, from 1, the values of its tokens
         for (layer, name, choices), action in zip(self.tokens[: len(actions)], actions, strict=True):
             values_of.setdefault(layer, {})[name] = choices[action]
         for layer in self.pooled_layers(len(values_of)):
             values_of[layer]["pool"] = True
-        return Architecture(tuple(self.layer(*of_layer) for of_layer in values_of.items()), self.hidden)
+        layers = tuple(self.layer(number, values) for number, values in values_of.items())
+        return Architecture(layers, self.hidden)
 
     def pooled_layers(self, num_layers: int) -> list[int]:
         """The layers, from 1, of a network of this depth after which the space puts a max-pooling: none."""
@@ -93,12 +98,12 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class SmallSpace(SearchSpace):
-    """Square convolutions, each on the one before it; with two layers 3^6 = 729 networks."""
+    """Square convolutions, each on the output of the one before it; with two layers 3^6 = 729 networks."""
 
     hidden: ClassVar = 84
     pattern: ClassVar = re.compile(r"k(?P<kernel>\d+)f(?P<filters>\d+)p(?P<padding>\d+)", re.ASCII)
     choices: ClassVar = {"kernel": (3, 5, 7), "filters": (8, 16, 32), "padding": (0, 1, 2)}
-    decisions: ClassVar = tuple(choices.items())  # of one layer, in the controller's order
+    decisions: ClassVar = tuple(choices.items())  # the decisions of one layer, in the controller's order
 
     @staticmethod
     def layer(number: int, values: dict[str, int]) -> Layer:
@@ -115,8 +120,8 @@ class PaperSpace(SearchSpace):
     Max-poolings are not predicted: `pooling` of them stand at evenly spaced places (§4.1, Table 1's third network).
     """
 
-    strides: bool = False  # predicted too, instead of fixed to 1
-    pooling: int = 0  # max-poolings of 2
+    strides: bool = False  # whether strides are predicted, instead of fixed to 1
+    pooling: int = 0  # number of max-poolings of 2
 
     hidden: ClassVar = None
     pattern: ClassVar = re.compile(
@@ -145,7 +150,8 @@ class PaperSpace(SearchSpace):
     @staticmethod
     def layer(number: int, values: dict[str, int]) -> Layer:
         """Layer `number`, from 1, with these values of its tokens; without inputs it takes the image."""
-        size, filters = (values["height"], values["width"]), values["filters"]
+        filters = values["filters"]
+        size = (values["height"], values["width"])
         stride = (values.get("stride_height", 1), values.get("stride_width", 1))
         inputs = tuple(j for j in range(1, number) if values[f"input {j}"])
         pool = bool(values.get("pool"))
@@ -153,18 +159,20 @@ class PaperSpace(SearchSpace):
         text += "s{}x{}".format(*stride) if stride != (1, 1) else ""
         text += "m" if pool else ""
         text += "i" + ".".join(map(str, inputs)) if inputs else ""
-        conv = {"kernel_size": size, "padding": (size[0] // 2, size[1] // 2), "stride": stride}
+        padding = (size[0] // 2, size[1] // 2)  # keeps the size where the stride is 1
+        conv = {"kernel_size": size, "padding": padding, "stride": stride}
         return Layer(text, filters, conv, inputs or (0,), pool)
 
 
 def parse_architecture(text: str) -> Architecture:
     """Read an architecture's text form; ValueError for a text that no space of this program can write."""
-    space, layers = PaperSpace if text.startswith("c") else SmallSpace, []
+    space = PaperSpace if text.startswith("c") else SmallSpace
+    layers = []
     for number, part in enumerate(text.split("-"), start=1):
         match = space.pattern.fullmatch(part)
         if match is None or len(part) > 1000:
             raise ValueError(f"{text!r} is not an architecture: write one like k5f16p0-k5f32p1 or c3x3f36-c5x1f48i1")
-        found = match.groupdict("")
+        found = match.groupdict("")  # what is left out in the text is empty here
         inputs = [int(j) for j in found.pop("inputs", "").split(".") if j]
         pool = bool(found.pop("pool", ""))
         values = {name: int(value) for name, value in found.items() if value}
@@ -174,8 +182,8 @@ def parse_architecture(text: str) -> Architecture:
                 raise ValueError(f"{text!r} is outside the search space: {name} {value} is not one of {listed}")
         if not all(0 < j < number for j in inputs):
             raise ValueError(f"{text!r} is outside the search space: the inputs of {part} are not layers before it")
-        values |= {f"input {j}": j in inputs for j in range(1, number)}
-        layer = space.layer(number, values | {"pool": pool})
+        chosen = {f"input {j}": j in inputs for j in range(1, number)}
+        layer = space.layer(number, {**values, **chosen, "pool": pool})
         if layer.text != part:
             raise ValueError(f"{text!r} is not an architecture: write {part} as {layer.text}")
         layers.append(layer)

@@ -14,7 +14,7 @@ import torch
 import datasets
 import utils
 from controller import Controller
-from model import MIN_POOLED, PAPER_RECIPE, Recipe, long_enough, possible_size
+from model import MIN_POOLED, PAPER_RECIPE, Recipe, size_or_none, with_min_steps
 from policy_gradient import PolicyGradient
 from search_space import Architecture, PaperSpace, SearchSpace, SmallSpace, parse_architecture
 from utils import InputError
@@ -159,7 +159,7 @@ def child_recipe(args: argparse.Namespace, data: datasets.Data) -> Recipe:
     recipe = replace(recipe, precision=args.precision, flip=recipe.flip and args.mirror is not False)
     if args.child_epochs is not None:
         return replace(recipe, epochs=args.child_epochs)
-    return long_enough(recipe, len(data.train.labels))
+    return with_min_steps(recipe, len(data.train.labels))
 
 
 def may_mirror(args: argparse.Namespace, default: bool | None = None) -> bool:
@@ -171,7 +171,7 @@ def may_mirror(args: argparse.Namespace, default: bool | None = None) -> bool:
 
 def within_limits(architecture: Architecture, data: datasets.Data, limits: dict) -> bool:
     """Whether a network is within --max_parameters and --max_flops, or impossible: that fails like any other."""
-    size = possible_size(architecture, data)
+    size = size_or_none(architecture, data)
     return size is None or all(size[name] <= (limits.get(f"max_{name}") or math.inf) for name in size)
 
 
@@ -211,7 +211,7 @@ def config(run: Run) -> dict:
 def check_children(run: Run, search: PolicyGradient, rows: dict[int, dict]) -> None:
     """InputError if no child could be trained."""
     if not rows:
-        sizes = [possible_size(run.space.decode(actions), run.data) for actions in search.refused]
+        sizes = [size_or_none(run.space.decode(actions), run.data) for actions in search.refused]
         least = " and ".join(f"{min(size[name] for size in sizes):,} {name}" for name in ("parameters", "flops"))
         what = f"none of {len(sizes)} networks is within the limits, the smallest have {least}"
         raise InputError(f"{what}: raise --max_parameters or --max_flops")

@@ -31,14 +31,19 @@ import report
 import settings
 import utils
 from evaluation import EVALUATION, evaluate
-from model import LEAST_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, on_device, possible_size, train_child
+from model import MIN_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, on_device, size_or_none, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
 from settings import Parser, Run, architecture, boolean, dataset, number, path
 from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
-PAPER = policy_gradient.PAPER | {"controller_layers": 2, "hidden_size": 35, "reward_exponent": 3.0, "num_finalists": 0}
+PAPER = policy_gradient.PAPER_SETTINGS | {
+    "controller_layers": 2,
+    "hidden_size": 35,
+    "reward_exponent": 3.0,
+    "num_finalists": 0,
+}
 PAPER["controller_lr"] = PAPER.pop("lr")  # what --paper sets (§3.2, §4.1)
 PICTURES = ("search.png", "front.png", "best.png")
 FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "time.json", ".lock", *PICTURES)
@@ -141,7 +146,7 @@ def attempt(run: Run, workers: Workers | Cluster, architecture: str, seed: int) 
 def search_child(data: datasets.Data, architecture: Architecture, recipe: Recipe, seed: int, device: str) -> dict:
     """Runs in a worker process: train a child and measure it on the validation images."""
     trained = train_child(architecture, on_device(data, device), recipe, seed)
-    return {"val_accuracy": trained.accuracy, **possible_size(architecture, data), "seconds": trained.seconds}
+    return {"val_accuracy": trained.accuracy, **size_or_none(architecture, data), "seconds": trained.seconds}
 
 
 def count_finalists(num_children: int, limit: int) -> int:
@@ -244,7 +249,7 @@ def make_parser() -> Parser:
     add("--child_recipe", choices=("fast", "paper"), default="fast",
         help="how networks are trained, in evaluate too; paper: SGD for 50 epochs with crops and flips")
     add("--child_epochs", type=positive,
-        help=f"passes over the images (default: {Recipe.epochs}, of your own at least {LEAST_STEPS} steps; paper: 50)")
+        help=f"passes over the images (default: {Recipe.epochs}, of your own at least {MIN_STEPS} steps; paper: 50)")
     add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
     add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
     add("--mirror", type=boolean, nargs="?", const=True,

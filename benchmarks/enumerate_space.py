@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS, input_errors, load_data, train_and_test
 from datasets import HELD_OUT, Data, Images
-from model import Recipe, possible_size
+from model import Recipe, size_or_none
 from search_space import SmallSpace
 from utils import InputError, child_seed, environment, read_json, usable_cores, write_atomically, write_json
 from workers import Workers
@@ -45,7 +45,7 @@ def empty_table() -> dict[str, dict]:
         architecture = space.decode(actions)
         row = dict.fromkeys(COLUMNS, "") | {"architecture": str(architecture)}
         values = [choices[a] for (_, _, choices), a in zip(space.tokens, actions, strict=True)]
-        row |= dict(zip(CHOICES, values, strict=True)) | possible_size(architecture, digits)
+        row |= dict(zip(CHOICES, values, strict=True)) | size_or_none(architecture, digits)
         table[str(architecture)] = row
     return table
 

@@ -50,8 +50,7 @@ from benchmarks.rivals import Evolution, LocalSearch, Optuna, OwnMethod, RandomS
 from benchmarks.spaces import BEST, Actions, Generated, Landscape, Observed, Table, read_table
 from benchmarks.summary import KINDS, Summary, curve_points, spend
 from controller import Controller
-from policy_gradient import PAPER as PAPERS_UPDATE
-from policy_gradient import PolicyGradient
+from policy_gradient import PAPER_SETTINGS, PolicyGradient
 from utils import InputError, environment, usable_cores, write_atomically, write_json
 
 BUDGETS = (25, 50, 100, 200)  # children, the default of --budgets
@@ -169,7 +168,7 @@ def smoothed(observed: Observed | Landscape, budgets: Sequence[int], seed: int) 
 
 
 TPE = {"method": Optuna, "sampler": "TPE", "multivariate": True}
-PAPER = PAPERS_UPDATE | {"num_layers": 2, "hidden_size": 35, "reward_exponent": 3}
+PAPER = PAPER_SETTINGS | {"num_layers": 2, "hidden_size": 35, "reward_exponent": 3}
 METHODS: dict[str, tuple[Callable, dict]] = {
     "controller": (policy_gradient, {}),
     "random search": (rival, {"method": RandomSearch, "under_way": UNDER_WAY}),

@@ -74,8 +74,8 @@ def test_every_sequence_is_scored_as_by_the_equations(controller):
     sequences = all_actions(controller)
     _, log_prob, entropy = controller(sequences)
     assert log_prob.shape == entropy.shape == sequences.shape
-    for n, sequence in enumerate(sequences.tolist()):
-        _, expected_log_prob, expected_entropy = written_out(controller, sequence)
+    for n, actions in enumerate(sequences.tolist()):
+        _, expected_log_prob, expected_entropy = written_out(controller, actions)
         torch.testing.assert_close(log_prob[n], expected_log_prob, rtol=0, atol=1e-12)
         torch.testing.assert_close(entropy[n], expected_entropy, rtol=0, atol=1e-12)
 
@@ -88,17 +88,17 @@ def test_the_mean_of_the_chosen_anchor_points_is_the_next_input():
         torch.nn.init.normal_(parameter)
     assert controller.token_choices() == (3, 3, 2, 3, 2, 2, 3, 2, 2, 2, 3, 2, 2, 2, 2, 3)
     for skips in itertools.product(range(2), repeat=4):
-        sequence = [2, 1, 1, 0, 1, 1, 2, 1, 0, 1, 1, *skips, 2]
-        log_prob = controller(torch.tensor([sequence])).log_prob[0]
-        torch.testing.assert_close(log_prob, written_out(controller, sequence)[1], rtol=0, atol=1e-12)
+        actions = [2, 1, 1, 0, 1, 1, 2, 1, 0, 1, 1, *skips, 2]
+        log_prob = controller(torch.tensor([actions])).log_prob[0]
+        torch.testing.assert_close(log_prob, written_out(controller, actions)[1], rtol=0, atol=1e-12)
 
 
 def test_the_gradient_is_that_of_the_equations(controller):
-    sequence = [n - 1 for n in controller.token_choices()]
+    actions = [n - 1 for n in controller.token_choices()]
     parameters = list(controller.parameters())
-    _, log_prob, entropy = controller(torch.tensor([sequence]))
+    _, log_prob, entropy = controller(torch.tensor([actions]))
     got = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
-    _, log_prob, entropy = written_out(controller, sequence)
+    _, log_prob, entropy = written_out(controller, actions)
     expected = torch.autograd.grad(log_prob.sum() + 0.3 * entropy.sum(), parameters, materialize_grads=True)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-11)
 
@@ -120,6 +120,17 @@ def test_an_impossible_action_is_refused(controller):
         actions[0, t] = n
         with pytest.raises(ValueError, match="value argument"):
             controller(actions)
+
+
+@pytest.mark.parametrize("num_tokens", [0, 5, 7])
+def test_a_sequence_that_ends_within_a_step_is_refused(num_tokens):
+    """Steps write 1, 0, 1, 1, 1, 2 tokens; a longer sequence is refused, too, and a shorter one is a prefix."""
+    controller = Controller([3, ANCHOR] * 3, names=["a", "anchor"] * 3, hidden_size=8)
+    with pytest.raises(ValueError, match=f"^sequences of {num_tokens} tokens do not end where a step ends$"):
+        controller(torch.zeros(2, num_tokens, dtype=torch.int64))
+    for whole in (1, 2, 3, 4, 6):
+        zeros = torch.zeros(2, whole, dtype=torch.int64)
+        assert controller(zeros).log_prob.shape == (2, whole)
 
 
 def test_the_weights_and_their_names():

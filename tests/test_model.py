@@ -22,17 +22,17 @@ from model import (
     augment,
     concatenate,
     draw_augmentation,
-    long_enough,
     make_optimizers,
     measure,
     normalize,
     on_device,
     one_cycle,
     orthogonalize,
-    possible_size,
+    size_or_none,
     summarize,
     top_k_accuracy,
     train_child,
+    with_min_steps,
 )
 from search_space import Architecture, Layer, parse_architecture
 
@@ -310,8 +310,8 @@ def test_the_size_of_a_network_is_told_where_it_is_possible():
     data = Data(random_images(3, (2, 23, 9)), random_images(3), 7)
     child = Child(MIDDLE, (2, 23, 9), 7)
     parameters, flops = sum(p.numel() for p in child.parameters()), sum(layer.flops for layer in summarize(child))
-    assert possible_size(MIDDLE, data) == {"parameters": parameters, "flops": flops}
-    assert possible_size(parse_architecture("k7f16p0-k5f8p0"), data) is None
+    assert size_or_none(MIDDLE, data) == {"parameters": parameters, "flops": flops}
+    assert size_or_none(parse_architecture("k7f16p0-k5f8p0"), data) is None
 
 
 def test_a_map_that_vanishes_is_a_clear_error():
@@ -340,7 +340,7 @@ def test_top_k_accuracy_counts_by_sorting():
 def test_all_that_is_made_stays_on_the_device_of_the_images(monkeypatch):
     """On the device "meta", where tensors have shapes alone; one that stays on the CPU meets the others and fails."""
     pixels = torch.zeros(20, 3, 16, 12, dtype=torch.uint8, device="meta")
-    offsets, mirrored = torch.zeros(2, 20, 1, dtype=torch.int64, device="meta"), torch.zeros(20, device="meta") < 0.5
+    offsets, mirrored = torch.zeros(2, 20, dtype=torch.int64, device="meta"), torch.zeros(20, device="meta") < 0.5
     for recipe in (Recipe(shift=2), Recipe(flip=True)):
         moved = augment(pixels, recipe, offsets, mirrored)
         assert moved.device.type == "meta" and moved.shape == pixels.shape and moved.dtype == torch.uint8
@@ -607,7 +607,7 @@ def test_fewer_images_than_a_batch_and_a_part_of_an_epoch():
 @pytest.mark.parametrize("n, epochs", [(10, 300), (640, 30), (3840, 5), (200_000, 5)])
 def test_a_training_is_long_enough(n, epochs):
     """300 steps of 64 images, or of all if there are fewer; longer recipes stay as they are."""
-    assert long_enough(Recipe(epochs=5, shift=1), n) == Recipe(epochs=epochs, shift=1)
+    assert with_min_steps(Recipe(epochs=5, shift=1), n) == Recipe(epochs=epochs, shift=1)
 
 
 def test_another_network_is_trained_alike():

@@ -49,14 +49,14 @@ def far_from_uniform(num_choices=NUM_CHOICES) -> Controller:
 # --- the update ---------------------------------------------------------------------------------------------------
 
 
-def tell(search: PolicyGradient, actions: torch.Tensor, rewards: list[float]) -> dict:
-    """An update with these actions, whatever the policy samples."""
-    samples = list(map(tuple, actions.tolist()))
-    new = [sequence for sequence in dict.fromkeys(samples) if sequence not in search.asked]
+def tell(search: PolicyGradient, sequences: torch.Tensor, rewards: list[float]) -> dict:
+    """An update with these sequences (n, T), whatever the policy samples."""
+    batch = list(map(tuple, sequences.tolist()))
+    new = [actions for actions in dict.fromkeys(batch) if actions not in search.asked]
     search.ask(num_children=0)  # an empty batch, so that there are samples of the policy
     search.asked |= dict.fromkeys(new)
-    search.out[-1] = samples
-    return search.tell(new, [rewards[samples.index(sequence)] for sequence in new])
+    search.pending[-1] = batch
+    return search.tell(new, [rewards[batch.index(actions)] for actions in new])
 
 
 def loss_gradient(search: PolicyGradient, sequences: list, rewards: list[float], baseline: float) -> torch.Tensor:
@@ -115,7 +115,7 @@ def test_the_optimum_is_the_softmax_of_the_ranks():
     tell(search, torch.tensor(everything), [float(3 * a - b) for a, b in everything])
     for _ in range(700):
         loss = search.update(everything)
-    R = search.scaled([search.reward_of[child] for child in everything])
+    R = search.scaled([search.reward_of[actions] for actions in everything])
     target = (R * math.log(9) / R.std(correction=0)).log_softmax(0)
     torch.testing.assert_close(search.controller(torch.tensor(everything)).log_prob.sum(1), target, rtol=0, atol=0.05)
     assert abs(loss) < 0.05
@@ -135,11 +135,13 @@ def test_tau_is_a_share_of_the_spread_for_each_nat_of_a_uniform_policy(scale, un
 
 
 def test_tau_of_children_of_several_depths():
+    """In any order: each has the log-probability that it has alone, and tau by the number of networks of its depth."""
     search = PolicyGradient(tiny((3, ANCHOR) * 3, names=("a", "anchor") * 3))
-    children = [(0, 1, 1), (2, 2, 0, 1, 0, 1)]
-    search.reward_of = dict(zip(children, (1.0, 2.0), strict=True))
+    shallow, deep = 0.7 / 2 / math.log(3 * 3 * 2), 0.7 / 2 / math.log(3**3 * 2**3)
+    children = [(0, 1, 1), (2, 2, 0, 1, 0, 1), (2, 0, 0), (1, 1, 0)]
+    search.reward_of = dict(zip(children[:2], (1.0, 2.0), strict=True))
     log_prob, tau = search.score(children)
-    assert tau.tolist() == pytest.approx([0.7 / 2 / math.log(3 * 3 * 2), 0.7 / 2 / math.log(3**3 * 2**3)])
+    assert tau.tolist() == pytest.approx([shallow, deep, shallow, shallow])
     for actions, expected in zip(children, log_prob, strict=True):
         torch.testing.assert_close(search.controller(torch.tensor([actions])).log_prob.sum(), expected)
 
@@ -206,27 +208,27 @@ def test_updates_are_those_of_the_formulas(settings):
     parameters = list(expected.parameters())
     moments = [[torch.zeros_like(p), torch.zeros_like(p)] for p in parameters]
     generator = torch.Generator().manual_seed(settings.get("seed", 0))
-    out, asked, reward_of, b, told = [], [], {}, 0.0, 0
+    pending, asked, reward_of, b, told = [], [], {}, 0.0, 0
     for update in range(6):
-        while len(out) <= lag and len(asked) + m < math.prod(expected.token_choices()):
+        while len(pending) <= lag and len(asked) + m < math.prod(expected.token_choices()):
             with torch.no_grad():
-                drawn = expected(None, 200, generator)
-            samples = []
-            for sequence in map(tuple, drawn.actions.tolist()):
-                if len(samples) < m and not (replay and sequence in (*asked, *samples)):
-                    samples.append(sequence)
-            new = [s for s in dict.fromkeys(samples) if s not in asked]
-            assert len(samples) == m and search.ask() == new and search.out[-1] == samples
+                rollout = expected(None, 200, generator)
+            batch = []
+            for actions in map(tuple, rollout.actions.tolist()):
+                if len(batch) < m and not (replay and actions in (*asked, *batch)):
+                    batch.append(actions)
+            new = [actions for actions in dict.fromkeys(batch) if actions not in asked]
+            assert len(batch) == m and search.ask() == new and search.pending[-1] == batch
             asked += new
             assert list(search.asked) == asked
-            out.append((samples, new))
-        samples, new = out.pop(0)
-        metrics = search.tell(new, [graded(s) for s in new])
-        reward_of |= {s: graded(s) for s in new}
-        told += len(samples)
+            pending.append((batch, new))
+        batch, new = pending.pop(0)
+        metrics = search.tell(new, [graded(actions) for actions in new])
+        reward_of |= {actions: graded(actions) for actions in new}
+        told += len(batch)
         assert search.reward_of == reward_of
 
-        children = list(reward_of)[-replay:] if replay else samples
+        children = list(reward_of)[-replay:] if replay else batch
         everything = list(reward_of.values())
         scale = floored if settings.get("reward_scale") == "none" else ranks
         scaled = dict(zip(reward_of, scale(everything, everything), strict=True))
@@ -234,7 +236,7 @@ def test_updates_are_those_of_the_formulas(settings):
         spread = (sum((value - middle) ** 2 for value in scaled.values()) / len(scaled)) ** 0.5
         tau = weight * spread / math.log(math.prod(expected.token_choices()))
         log_prob = [row.sum() for row in expected(torch.tensor(children)).log_prob]
-        value = [scaled[child] - tau * lp.item() for child, lp in zip(children, log_prob, strict=True)]
+        value = [scaled[actions] - tau * lp.item() for actions, lp in zip(children, log_prob, strict=True)]
         loss = sum(-(v - b) * lp for v, lp in zip(value, log_prob, strict=True)) / len(children)
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         with torch.no_grad():
@@ -246,7 +248,7 @@ def test_updates_are_those_of_the_formulas(settings):
                 p -= lr / fall * one / (two.sqrt() + 1e-8)
 
         torch.testing.assert_close(list(controller.parameters()), parameters, rtol=0, atol=1e-9)
-        good = [reward_of[s] for s in samples if reward_of[s] > -math.inf]
+        good = [reward_of[actions] for actions in batch if reward_of[actions] > -math.inf]
         assert metrics == {
             "update": update,
             "samples": told,
@@ -254,7 +256,7 @@ def test_updates_are_those_of_the_formulas(settings):
             "reward": pytest.approx(sum(good) / (len(good) or 1), abs=1e-9),
             "best_reward": max(everything),
             "baseline": pytest.approx(b, abs=1e-9),  # of the earlier updates alone
-            "entropy": pytest.approx(drawn.entropy.sum(1).mean().item(), abs=1e-9),
+            "entropy": pytest.approx(rollout.entropy.sum(1).mean().item(), abs=1e-9),
             "loss": pytest.approx(loss.item(), abs=1e-9),
         }
         b = decay * b + (1 - decay) * sum(value) / len(value)
@@ -279,7 +281,7 @@ def test_settings_unless_told_otherwise():
 def test_a_search_starts_from_nothing():
     search = PolicyGradient(tiny())
     assert search.samples_without_new == search.updates == search.samples == 0 and search.stopped_early is None
-    assert not (search.asked or search.refused or search.out or search.reward_of)
+    assert not (search.asked or search.refused or search.pending or search.reward_of)
 
 
 def test_rewards_are_kept_in_float64():
@@ -389,7 +391,7 @@ def test_choices_that_are_not_made_yet_need_no_children():
 def test_of_equal_ones_the_earliest_is_handed_over():
     search = PolicyGradient(tiny(), entropy_weight=0.0)
     tell(search, ALL_ACTIONS[:5], [0.1, 0.7, 0.3, 0.7, 0.2])
-    ranking = search.ranking({child: [reward] for child, reward in search.reward_of.items()})
+    ranking = search.ranking({actions: [reward] for actions, reward in search.reward_of.items()})
     assert ranking == [SEQUENCES[i] for i in (1, 3, 2, 4, 0)]
 
 
@@ -448,10 +450,10 @@ def test_a_batch_is_cut_where_the_budget_is_spent():
     whole, cut = (PolicyGradient(tiny((4, 4, 4)), children_per_update=5) for _ in range(2))
     batch = whole.ask(num_children=5)
     assert len(batch) == 5 and cut.ask(num_children=3) == batch[:3]
-    assert cut.out == deque([batch[:3]])
+    assert cut.pending == deque([batch[:3]])
     assert cut.done(3) and not cut.done(4)
     metrics = cut.tell(batch[:3], [0.1, 0.2, 0.3])
-    assert metrics["samples"] == 3 and cut.updates == 1 and not cut.out
+    assert metrics["samples"] == 3 and cut.updates == 1 and not cut.pending
 
 
 @pytest.mark.parametrize("replay", [0, 1000])
@@ -517,7 +519,7 @@ def test_samples_without_anything_new_are_counted():
     counts = []
     for _ in range(3):
         search.ask()
-        counts.append((len(search.out), search.samples_without_new))
+        counts.append((len(search.pending), search.samples_without_new))
     assert counts == [(1, 4), (2, 9), (3, 14)]
     with torch.no_grad():
         search.controller.heads["step_1"].bias[0] = 200.0
@@ -575,12 +577,12 @@ def test_a_batch_is_sampled_from_the_policy_update_lag_updates_back(update_lag, 
 def test_asking_and_telling_by_hand_is_the_same_search():
     """Batches evaluated in parallel, whatever their order, are told in the order in which they were asked for."""
     by_search, metrics, _ = record_search(update_lag=2)
-    search, out, asked, told = PolicyGradient(tiny((4, 4, 4)), update_lag=2), [], [], []
-    while out or not search.done(40):
-        while len(out) < 3 and not search.done(40):
-            out.append(search.ask(40))
-            asked += out[-1]
-        batch = out.pop(0)
+    search, pending, asked, told = PolicyGradient(tiny((4, 4, 4)), update_lag=2), [], [], []
+    while pending or not search.done(40):
+        while len(pending) < 3 and not search.done(40):
+            pending.append(search.ask(40))
+            asked += pending[-1]
+        batch = pending.pop(0)
         told.append(search.tell(batch, [sum(actions) / 9 for actions in batch]))
     assert asked == by_search and told == metrics
 
@@ -594,7 +596,7 @@ def test_only_the_oldest_batch_can_be_told_with_all_its_rewards():
     for batch, rewards in ((second, [0.5] * 5), (first, [0.5] * 4), (first, [0.5] * 6), (first[:4], [0.5] * 4)):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             search.tell(batch, rewards)
-    assert len(search.out) == 2 and not search.reward_of
+    assert len(search.pending) == 2 and not search.reward_of
     search.tell([list(actions) for actions in first], torch.ones(5))
     search.tell(second, [0.5] * 5)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -660,7 +662,7 @@ def test_an_exhausted_space_ends_the_search():
 
 def test_who_asks_on_in_an_exhausted_space_gets_nothing_new():
     _, _, search = record_search(1000, num_choices=(2, 3))
-    assert search.ask() == [] and not search.out[-1]
+    assert search.ask() == [] and not search.pending[-1]
     assert math.isfinite(search.tell([], [])["loss"])
 
 
@@ -717,7 +719,7 @@ def test_what_is_known_is_left_out_and_the_rest_keeps_its_proportions(patience):
     search = PolicyGradient(far_from_uniform(), children_per_update=1, patience=patience)
     probability = search.controller(ALL_ACTIONS).log_prob.sum(1).exp().detach()
     known = [SEQUENCES[i] for i in probability.argsort(descending=True)[:5]]
-    rest = torch.tensor([sequence not in known for sequence in SEQUENCES])
+    rest = torch.tensor([actions not in known for actions in SEQUENCES])
     expected = (probability * rest / (probability * rest).sum()).float()
     found = ask_probability(search, known, 1500)
     assert not found[~rest].any() and expected.max() < 0.6

@@ -285,8 +285,8 @@ def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
     torch.manual_seed(7)
     search, children = PolicyGradient(Controller(table.num_choices, table.names)), list(observed.seen)
     for i in range(0, 40, 2):  # told by hand, as if it had sampled them
-        search.drawn = search.controller(None, 1)
-        search.out.append(children[i : i + 2])
+        search.rollout = search.controller(None, 1)
+        search.pending.append(children[i : i + 2])
         search.tell(children[i : i + 2], [observed(actions) for actions in children[i : i + 2]])
         if i + 2 in budgets:
             ranked = search.ranking({actions: [observed(actions)] for actions in children[: i + 2]})

@@ -32,7 +32,7 @@ from datasets import Data, Images, Preparation
 from evaluation import EVALUATION
 from finals import Job
 from model import (
-    LEAST_STEPS,
+    MIN_STEPS,
     PAPER_RECIPE,
     Child,
     FromPixels,
@@ -41,7 +41,7 @@ from model import (
     TrainedChild,
     measure,
     normalize,
-    possible_size,
+    size_or_none,
     summarize,
     training_steps,
 )
@@ -528,12 +528,12 @@ def test_trainings_on_own_images_are_never_too_short(trainings, own, capsys):
     train.main(["--dataset", own, "--num_children", "2"])
     train.main(["--mode", "evaluate", "--dataset", own])
     search, final = trainings[0], trainings[-1]
-    assert training_steps(search["recipe"], len(search["data"].train.labels))[2] == LEAST_STEPS
-    assert training_steps(final["recipe"], len(final["data"].train.labels))[2] >= LEAST_STEPS
+    assert training_steps(search["recipe"], len(search["data"].train.labels))[2] == MIN_STEPS
+    assert training_steps(final["recipe"], len(final["data"].train.labels))[2] >= MIN_STEPS
     train.main(["--dataset", own, "--num_children", "2", "--child_epochs", "900", "--run_dir", "long"])
     assert trainings[-1]["recipe"].epochs == 900
     said = capsys.readouterr().out
-    assert "of 12 validation images: steps of 8.33%" in said and f"{LEAST_STEPS} steps of 36 images" in said
+    assert "of 12 validation images: steps of 8.33%" in said and f"{MIN_STEPS} steps of 36 images" in said
     command = re.findall(r"evaluate it with    python \S+train.py (.*)", said)[-1]
     assert command == "--mode evaluate --dataset own.npz --run_dir long"
     train.main(command.split())
@@ -634,7 +634,7 @@ def test_networks_above_the_limits_are_not_trained(trainings, capsys):
     assert lenet["top1"] == [0.5 + training["seed"] % 997 / 2000 for training in trainings[-18:-16]]
     assert largest["architectures"] == texts[-16:-15] and len(largest["top1"]) == 2
     data = trainings[0]["data"]
-    sizes = {text: possible_size(parse_architecture(text), data) for text in some["architectures"]}
+    sizes = {text: size_or_none(parse_architecture(text), data) for text in some["architectures"]}
     assert len(sizes) == len(some["top1"]) == 10 and all(size["parameters"] <= 60_000 for size in sizes.values())
     assert some["architectures"] == texts[-14:-4] and "random networks" in capsys.readouterr().out
     assert texts[-4:] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2 and resnet["parameters"] == 11_181_642
@@ -652,7 +652,7 @@ def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
 
 def test_the_largest_network_is_that_of_an_enumeration():
     data = Data(Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1)), None, 10)
-    space, size = SmallSpace(), partial(possible_size, data=data)
+    space, size = SmallSpace(), partial(size_or_none, data=data)
     every = [space.decode(actions) for actions in itertools.product(range(3), repeat=6)]
     best = max(size(network)["parameters"] for network in every)
     for seed in range(3):
