@@ -155,11 +155,11 @@ def test_killed_with_real_children(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_points_an_evaluation_ends_as_if_undisturbed(tmp_path):
-    """With --references: 20 trainings, of networks whose training time was measured once, for both."""
+    """With --references: 25 trainings, of networks whose training time was measured once, for both."""
     images = np.random.default_rng(0).integers(0, 256, (60, 12, 12), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", train_images=images, train_labels=np.arange(60) % 3)
     flags = ("--mode", "evaluate", "--dataset", str(tmp_path / "own.npz"), "--architecture", "k3f8p0-k3f8p0")
-    flags += ("--eval_epochs", "100", "--num_seeds", "2", "--references", "--workers", "2")
+    flags += ("--eval_epochs", "100", "--num_seeds", "3", "--references", "--workers", "2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert Search(whole, *flags, program=REAL).end()[0] == 0
 
