@@ -218,7 +218,7 @@ class PolicyGradient:
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
         """These sequences, the best first: by (R of their mean reward) + w tau log pi, the policy's estimate of R - b.
 
-        The weight w = n / (n + 4c) grows with the n children learned from; c are the choices of all tokens added up.
+        The weight w = min(1, n / 4c) grows with the n children learned from; c are the choices of all tokens added up.
         """
         log_prob, tau = self.score(list(rewards))
         R = self.scaled([sum(some) / len(some) for some in rewards.values()])
@@ -228,7 +228,7 @@ class PolicyGradient:
     @property
     def trust(self) -> float:
         """The weight of the policy's estimate in the ranking, from 0 to 1."""
-        return len(self.reward_of) / (len(self.reward_of) + 4 * self.total_choices)
+        return min(1.0, len(self.reward_of) / (4 * self.total_choices))
 
     @property
     def total_choices(self) -> int:

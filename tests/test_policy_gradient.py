@@ -356,7 +356,7 @@ def test_the_ranking_is_the_sum_of_rank_and_what_the_policy_expects():
     with torch.no_grad():
         log_prob = search.controller(ALL_ACTIONS[:9]).log_prob.sum(1).tolist()
     spread = (sum((2 * i / 9 - 8 / 9) ** 2 for i in range(9)) / 9) ** 0.5
-    weight = 9 / (9 + 4 * (3 + 2 + 3))
+    weight = 9 / (4 * (3 + 2 + 3))
     value = {s: R[s] + weight * 4.0 * spread / math.log(18) * lp for s, lp in zip(SEQUENCES[:9], log_prob, strict=True)}
     assert search.ranking(rewards) == sorted(rewards, key=value.get, reverse=True) != sorted(R, key=R.get, reverse=True)
 
@@ -372,20 +372,28 @@ def test_the_more_children_were_learned_from_the_more_the_policy_counts():
     reward = {0: 0.3, 1: 0.2, 2: 0.4, 3: 0.1}
     some = {(i, 0): [reward[i]] for i in range(4)}
     search.reward_of = {actions: rewards[0] for actions, rewards in some.items()}
-    assert search.trust == 4 / (4 + 4 * 8)  # sums: 0.14, -0.47, 0.42, -1.08
+    assert search.trust == 4 / (4 * 8)  # sums: 0.12, -0.50, 0.38, -1.12
     assert search.ranking(some) == [(2, 0), (0, 0), (1, 0), (3, 0)]
     search.reward_of = {(i, j): reward[i] for i in range(4) for j in range(4)}
-    assert search.trust == 16 / (16 + 4 * 8)  # sums: -0.08, -0.92, -0.25, -1.75
+    assert search.trust == 16 / (4 * 8)  # sums: -0.25, -1.25, -0.75, -2.25
     assert search.ranking(some) == [(0, 0), (2, 0), (1, 0), (3, 0)]
+
+
+def test_the_policy_never_counts_more_than_what_was_measured():
+    search = PolicyGradient(tiny((4, 4)))
+    search.reward_of = {(i, 0): 0.5 for i in range(31)}
+    assert search.trust == 31 / 32
+    search.reward_of = {(i, 0): 0.5 for i in range(33)}
+    assert search.trust == 1
 
 
 def test_choices_that_are_not_made_yet_need_no_children():
     search = PolicyGradient(tiny((2, 3)), num_steps=lambda children: 1 if children < 2 else 2)
     assert search.trust == 0
     tell(search, torch.tensor([[0]]), [0.5])
-    assert search.trust == 1 / (1 + 4 * 2)
+    assert search.trust == 1 / (4 * 2)
     tell(search, torch.tensor([[1]]), [0.6])
-    assert search.trust == 2 / (2 + 4 * (2 + 3))
+    assert search.trust == 2 / (4 * (2 + 3))
 
 
 def test_of_equal_ones_the_earliest_is_handed_over():
