@@ -99,6 +99,16 @@ def undisturbed(tmp_path_factory) -> tuple:
     return result_of(run_dir)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lines_of_both_streams_in_one_file_keep_their_order(tmp_path, unbuffered):
+    program = "import sys, utils; utils.outlive_readers(); print('progress', file=sys.stderr); print('report')"
+    with (tmp_path / "log").open("w") as log:
+        command = [sys.executable, "-c", program]
+        variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, env=variables, check=True, timeout=600)
+    assert (tmp_path / "log").read_text() == "progress\nreport\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment, streams",
