@@ -103,7 +103,8 @@ def undisturbed(tmp_path_factory) -> tuple:
 def test_a_line_of_progress_is_written_at_once(unbuffered):
     program = "import os, sys, utils; utils.outlive_readers(); print('progress', file=sys.stderr); os._exit(0)"
     variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, env=variables, timeout=600)
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, env=variables, timeout=600)
     assert result.stderr == b"progress\n"
 
 
