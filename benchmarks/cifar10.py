@@ -33,7 +33,7 @@ TRAIN_IMAGES = 45_000  # of a search: 5,000 are held out
 PASSES = 3  # a training step costs three forward passes, because the backward pass costs two
 TOPS = (1, 5, 15)  # the paper's: the mean of so many best networks
 DATASET = ["--dataset", "CIFAR10"]
-FEW = ["--train_images", "500"]
+FEW = ["--train_images", "500", "--workers", "2"]
 FEW_CHILDREN = ["--num_children", "6", "--child_epochs", "1"]
 FEW_FINALS = ["--eval_epochs", "0.5", "--num_seeds", "1"]
 
