@@ -177,7 +177,7 @@ def summarize_finals(where: Path) -> list[dict]:
 
 def draw_lead(comparison: dict) -> Figure:
     """The difference between both searches by children trained: mean over the seeds, and each seed."""
-    figure = Figure(figsize=(7, 3.6))
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for color, most in zip(("tab:blue", "tab:orange", "tab:green"), TOPS, strict=True):
         leads = 100 * np.array(comparison["lead_of_best"][str(most)])  # (seeds, children)
