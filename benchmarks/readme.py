@@ -48,6 +48,11 @@ def table(header: list, rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (header, ["---"] * len(header), *rows))
 
 
+def shown(method: str) -> str:
+    """A method's name on a page; the files' names hold the words of an earlier version."""
+    return method.replace("under way", "pending")
+
+
 def interval(row: dict, key: str = "truth", digits: int = 3) -> str:
     """A mean of accuracies in %, and half of its 95 % interval."""
     return f"{100 * row[key]:.{digits}f} ± {100 * row[f'{key}_ci']:.{digits}f}"
@@ -167,7 +172,7 @@ def answer() -> str:
     """The short comparison on the first page."""
     columns = [methods_of(name) for name in TABLED]
     some = {m: [methods[m]["budgets"]["100"]["finals"] for methods in columns] for m in SHORT}
-    rows = [[m, *(f"{interval(row, digits=2)} ({row['rank']:.0f})" for row in of)] for m, of in some.items()]
+    rows = [[shown(m), *(interval(row, digits=2) for row in of)] for m, of in some.items()]
     return table(["", *TABLED.values()], rows)
 
 
