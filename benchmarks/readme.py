@@ -79,10 +79,10 @@ def epochs() -> str:
     """What --eval_epochs brings: minutes of four trainings on two cores, and test accuracies."""
     summary, rows = read("final_training.json"), []
     fashion, mnist = summary["FashionMNIST"], summary["MNIST"]
-    minutes = 4 / 2 * fashion["16 epochs"]["seconds"] / 16 / 60  # an epoch
     for change in (change for change in fashion if re.fullmatch(r"\d+ epochs?", change)):
         cells = (f"{100 * of[change]['test_accuracy']:.2f}" if change in of else "" for of in (fashion, mnist))
-        rows.append([change.split()[0], f"{minutes * int(change.split()[0]):.1f}", *cells])
+        minutes = 4 / 2 * fashion[change]["seconds"] / 60
+        rows.append([change.split()[0], f"{minutes:.1f}", *cells])
     return table(["`--eval_epochs`", "minutes", "Fashion-MNIST, test", "MNIST, test"], rows)
 
 
