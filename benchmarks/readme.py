@@ -266,7 +266,9 @@ def changes(kind: str) -> str:
     both = [methods_of(name) | methods_of(f"{name}_changes") for name in ("mnist", "nasbench_macro")]
     rows = [(name, f"{name} alone", f"without {name}") for name in CHANGES]
     rows = [("none", "paper's controller", "controller"), *rows]  # the paper's settings, the defaults
-    rows = [[row[0], *(interval(m[x]["budgets"]["100"][kind]) for x in row[1:] for m in both)] for row in rows]
+    rows = [
+        [row[0], *(interval(m[x]["budgets"]["100"][kind], digits=2) for x in row[1:] for m in both)] for row in rows
+    ]
     return table(
         ["change", *(f"{how}, {label}" for how in ("alone", "missing") for label in ("MNIST", "NAS-Bench-Macro"))], rows
     )
