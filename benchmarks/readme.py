@@ -149,7 +149,7 @@ def gpu_children() -> str:
     two = next(row["children_per_hour"] for row in rows if row["device"] == "cpu" and row["workers"] == 2)
     cells = []
     for row in rows:
-        where = {"gpu": "GPU", "gpu, mps": "GPU, with MPS", "cpu": "processor"}[row["device"]]
+        where = {"gpu": "GPU", "gpu, mps": "GPU, with MPS", "cpu": "CPU"}[row["device"]]
         rate = row["children_per_hour"]
         cells.append([where, row["workers"], f"{rate:,.0f}", f"{rate / two:.1f}"])
     return table(["", "workers", "children an hour", "times two cores"], cells)
@@ -162,9 +162,17 @@ def gpu_steps() -> str:
     cells = []
     for name, graph, each in zip(names, rows[::2], rows[1::2], strict=True):
         as_graph, one_by_one = (f"{row['wall'] / 1000:.2f} ms" for row in (graph, each))
-        numbers = f"{each['launches']:.0f}", f"{each['busy']:.0%}"
-        cells.append([name, graph["batch_size"], *numbers, one_by_one, as_graph])
-    header = ["a step of", "images", "kernels", "GPU busy", "kernel by kernel", "as a graph"]
+        busy = f"{each['busy']:.0%}", f"{graph['busy']:.0%}"
+        cells.append([name, graph["batch_size"], f"{each['launches']:.0f}", one_by_one, as_graph, *busy])
+    header = [
+        "a step of",
+        "images",
+        "kernels",
+        "kernel by kernel",
+        "as a graph",
+        "GPU busy, kernel by kernel",
+        "as a graph",
+    ]
     return table(header, cells)
 
 

@@ -128,7 +128,9 @@ def claims() -> dict[str, list[str]]:
     (fresh,) = {read(f"search_quality_{name}.json")["with_fresh"] for name in ("mnist", "fashionmnist")}
     assert n["mnist"] == n["fashionmnist"]
     before_and_after = read("search_time.json")
-    busy, waiting = ({row["workers"]: row for row in rows} for rows in read("scaling.json")["simulated"].values())
+    scaling = read("scaling.json")
+    rates = scaling["children_per_second"]
+    busy, waiting = ({row["workers"]: row for row in rows} for rows in scaling["simulated"].values())
     return {
         "results.md": [
             f"over {n['mnist']} searches",
@@ -149,10 +151,14 @@ def claims() -> dict[str, list[str]]:
             f"{cost['flops'] / 1e14 / 86400:.0f} days on a GPU that keeps up 100 TFLOP/s",
         ],
         "cluster.md": [
-            f"8 workers train {busy[8]['used_without_drain']:.0%} of the time, and 800 workers "
-            f"{busy[800]['used_without_drain']:.0%}; with lag 0 800 workers would train "
-            f"{waiting[800]['used_without_drain']:.0%} of it",
-            f"have {100 * late[0]['truth']:.2f} after 4,800 of them",
+            f"8 workers train {busy[8]['used_without_drain']:.0%} of the time until the last child starts, and 800 "
+            f"workers {busy[800]['used_without_drain']:.0%}; with the end of the search",
+            f"run out of children, {busy[8]['used']:.0%} and {busy[800]['used']:.0%}. With lag 0 800 workers would "
+            f"train {waiting[800]['used_without_drain']:.0%} of it",
+            f"{rates['local']:.0f} children a second on one machine, and {rates['ray']:.0f} through Ray",
+            f"about {rates['local'] * scaling['mean_seconds'] // 10 * 10:.0f} workers",
+            f"({scaling['mean_seconds']:.1f} seconds on average)",
+            f"have {100 * late[0]['truth']:.2f} after 4,800 children",
             f"random ones {100 * late[1]['truth']:.2f} ({late[0]['n']} searches)",
         ],
     }  # fmt: skip
@@ -167,19 +173,23 @@ def claims_of_the_gpu() -> dict[str, list[str]]:
     assert same["equal_within_noise"] and same["same_weights_again"] == len(same["jobs"]) == 9
     assert gpu["small_commands"]["one_and_three_workers_give_the_same_ledger"] and gpu["memory"]["is_a_failed_child"]
     rates = {(row["device"], row["workers"]): row["children_per_hour"] for row in gpu["throughput"]["rows"]}
+    faster = 3600 * read("scaling.json")["children_per_second"]["local"] / rates["gpu, mps", 16]
+    small = gpu["small_commands"]["rows"][:2]
     times = search["seconds"], evaluation["seconds"]
     seconds = "{:.0f} and {:.0f}".format(*times)
     assert search["gpu"] == "NVIDIA H200" and max(search["seconds"], evaluation["seconds"]) < 60
     return {
         "README.md": ["| {:.0f} s | {:.0f} s | {:.2%} |".format(*times, evaluation["top1_mean"])],
         "gpu.md": [
-            f"take {seconds} seconds, and the network that was found has {100 * evaluation['top1_mean']:.2f} ± "
+            f"take {seconds} seconds, and the pick has {100 * evaluation['top1_mean']:.2f} ± "
             f"{100 * evaluation['top1_std']:.2f}%",
             f"{step['launches']:.0f} *kernels*",
-            f"{rates['gpu, mps', 16] / rates['cpu', 16]:.1f} times as many as all 16 cores beside it, "
-            f"and {rates['gpu, mps', 16] / rates['cpu', 2]:.0f} times as many as two",
+            f"{rates['gpu, mps', 16] / rates['cpu', 16]:.1f} times as many children as the 16 cores "
+            f"next to it, and {rates['gpu, mps', 16] / rates['cpu', 2]:.0f} times as many as two",
+            f"is {rates['gpu, mps', 16] / 3600:.0f} a second; the controller can submit [{faster:.1f} times as many]",
+
             f"{100 * same['mean_difference']:.2f} ± {100 * same['half_of_the_95_percent_interval']:.2f} points",
-            "takes {:.0f}, on the GPU".format(gpu["small_commands"]["rows"][1]["seconds"]),
+            "takes {1:.0f} on the GPU and {0:.0f} on the CPU".format(*(row["seconds"] for row in small)),
             f"varies by {100 * same['std_of_a_training']:.2f} (standard deviation)",
         ],
         "paper_space.md": [
