@@ -146,9 +146,9 @@ def claims() -> dict[str, list[str]]:
             "{:.0f} seconds instead of {:.0f}".format(*(before_and_after[v]["wall"] for v in ("1.1.0", "1.0.0"))),
         ],
         "paper_space.md": [
-            "have {:.1f} on average, those of random search {:.1f}".format(*map(last, ("", "-random"))),
+            "have {:.1f} on average, random search's {:.1f}".format(*map(last, ("", "-random"))),
             f"{cost['core_years']:.0f} years on one core",
-            f"{cost['flops'] / 1e14 / 86400:.0f} days on a GPU that keeps up 100 TFLOP/s",
+            f"{cost['flops'] / 1e14 / 86400:.0f} days on a GPU that sustains 100 TFLOP/s",
         ],
         "cluster.md": [
             f"8 workers train {busy[8]['used_without_drain']:.0%} of the time until the last child starts, and 800 "
@@ -193,7 +193,7 @@ def claims_of_the_gpu() -> dict[str, list[str]]:
             f"varies by {100 * same['std_of_a_training']:.2f} (standard deviation)",
         ],
         "paper_space.md": [
-            f"kept up {3 * paper['flops'] * paper['images'] / paper['seconds_an_epoch'] / 1e12:.0f} in an epoch"
+            f"sustained {3 * paper['flops'] * paper['images'] / paper['seconds_an_epoch'] / 1e12:.0f} in an epoch"
         ],
     }  # fmt: skip
 
