@@ -147,7 +147,11 @@ def split_off(labels: Tensor, share: float | None = None, stratified: bool = Tru
 
 
 def held_out_share(n: int) -> float:
-    """The share of n images that gives the reward; it is larger for few images, because more tell networks apart."""
+    """The share of n training images that gives the reward.
+
+    Few images can't tell networks apart, so of few a larger share is held out. The number held out never falls as n
+    grows: 3/10 of n up to 1,000, then 1,000, then 1/10 of n up to HELD_OUT, then HELD_OUT.
+    """
     if n < 3334:
         return 3 / 10
     if n < 10_000:

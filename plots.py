@@ -73,7 +73,7 @@ def font_with(characters: set[int]) -> str | None:
 
 
 def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str) -> Figure:
-    """Each child's accuracy and what is handed over, and below them the policy's choices over time.
+    """Each child's accuracy and the best network, and below them the policy's choices over time.
 
     `rows`: sorted by child; `preferences[update][token][choice]`: shares among samples, of what was sampled then.
     """
@@ -157,7 +157,8 @@ def plot_front(rows: Sequence[dict], best: dict, noise: float, title: str) -> Fi
     smaller networks of which no smaller one is as accurate. What lies above the best was measured once and was lucky.
     """
     rows = [row for row in rows if "error" not in row]
-    twice = [row for row in rows if len(row.get("val_accuracies", ())) > 1]
+    trained_twice = [row for row in rows if len(row.get("val_accuracies", ())) > 1]
+    trained_once = [row for row in rows if row not in trained_twice]
     below = [row for row in rows if all(row[key] < best[key] for key in ("parameters", "val_accuracy"))]
     front = []
     for row in [*sorted(below, key=lambda row: (row["parameters"], -row["val_accuracy"])), best]:
@@ -166,8 +167,8 @@ def plot_front(rows: Sequence[dict], best: dict, noise: float, title: str) -> Fi
     figure = Figure(figsize=(10, 4.5))
     axes = figure.subplots()
     for some, style in (
-        ([row for row in rows if row not in twice], {"marker": ".", "color": "0.6", "label": "child, trained once"}),
-        (twice, {"marker": "o", "ms": 4, "color": "0.3", "label": "finalist, mean of two trainings"}),
+        (trained_once, {"marker": ".", "color": "0.6", "label": "child, trained once"}),
+        (trained_twice, {"marker": "o", "ms": 4, "color": "0.3", "label": "finalist, mean of two trainings"}),
         (front, {"ls": "-", "color": "tab:orange", "drawstyle": "steps-post"}),
         ([best], {"marker": "*", "ms": 14, "color": "tab:orange", "label": "best network"}),
     ):

@@ -48,7 +48,7 @@ REMEDIES[errno.ENOSPC] = "the disk is full, make room and give the same command 
 NO_MORE_PROCESSES = "no more processes or threads can be started, try fewer --workers or a larger limit (ulimit -u)"
 
 
-def explained(error: Exception, run_dir: Path) -> str:
+def explain_or_raise(error: Exception, run_dir: Path) -> str:
     """One line for what the user can put right, with a remedy; anything else is raised again."""
     reason = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in reason:
@@ -58,7 +58,7 @@ def explained(error: Exception, run_dir: Path) -> str:
     if isinstance(error, RuntimeError):
         raise error
     if isinstance(error, ImportError):
-        return f"{reason}: pip install -r {quote(from_here('requirements.txt'))}"
+        return f"{reason}: pip install -r {quote(relative_to_cwd('requirements.txt'))}"
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return f"{error.filename or run_dir}: {error.strerror}: {REMEDIES[error.errno]}"
     return reason
@@ -226,7 +226,7 @@ def default_run_dir(dataset: str, strategy: str = "reinforce") -> Path:
     return Path("runs", dataset.lower() + ("-random" if strategy == "random" else ""))
 
 
-def from_here(name: str) -> str:
+def relative_to_cwd(name: str) -> str:
     """The path of a file of this repository as a command in the current folder needs it."""
     return os.path.relpath(ROOT / name)
 
@@ -252,7 +252,7 @@ def check_foreign(folder: Path, sign: str, names: Sequence[str], **types: type) 
         raise InputError(f"{folder} has {what}: choose another --run_dir, or move them away")
 
 
-def as_bytes(value: dict) -> bytes:
+def serialize(value: dict) -> bytes:
     """What `torch.save` would write."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
