@@ -97,7 +97,7 @@ def settings_of_finals(run: Evaluation) -> dict:
         "train_images": run.args.train_images,
         "seed": run.args.seed,
         "device": run.device,
-        "version": utils.VERSION,
+        "version": utils.COMPATIBLE_WITH,
         **asdict(run.recipe),
     }
 

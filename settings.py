@@ -204,7 +204,7 @@ def config(run: Run) -> dict:
     settings = {name: value for name, value in flags.items() if name not in CHANGEABLE_FLAGS}
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
     del settings["recipe"]["precision"]  # which is a flag
-    settings["version"] = utils.VERSION  # another one may sample and train otherwise
+    settings["version"] = utils.COMPATIBLE_WITH
     settings["mirror"] = may_mirror(run.args)
     by_default = {"pooling": 0, "precision": "float32", "mirror": run.args.dataset in datasets.SAME_IN_A_MIRROR}
     pictures = datasets.path_of_pictures(run.args.dataset, run.args.data_dir)

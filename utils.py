@@ -28,7 +28,10 @@ import torch
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parent
-VERSION = "1.1.0"
+VERSION = "1.2.0"
+# Run folders go on if the version is the same as here when they were made: it stands in their settings. Raise it, to
+# VERSION, with every change after which the same flags and seed sample other networks, or train one otherwise.
+COMPATIBLE_WITH = "1.1.0"
 
 
 class InputError(Exception):
@@ -300,7 +303,8 @@ def environment(device: str = "cpu") -> dict:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     cpu = next(filter(None, (*names, platform.processor(), platform.machine())), "")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
+    versions = {"program": VERSION, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu, "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
     if device == "cuda" and torch.cuda.is_available():  # only other machines of a cluster may have one
@@ -391,7 +395,7 @@ def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     now = json.loads(json.dumps(config["settings"])) | {"num_children": config["num_children"]}
     then = before["settings"] | {"num_children": max(config["num_children"], before["num_children"])}  # may be raised
     if now.get("version") != then.get("version"):
-        other = f"a search of version {then.get('version', '1.0')} of this program, which version {now.get('version')}"
+        other = f"a search of version {then.get('version', '1.0')} of this program, which version {VERSION}"
         raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")
     if changed := differences(now, then):
         other = f"a search with other settings ({changed})"

@@ -13,6 +13,7 @@ from benchmarks.readme import PAGES, render
 from benchmarks.search_quality import read_table, spend
 from benchmarks.search_tables import TEN_PENDING
 from benchmarks.summary import EVERYTHING, SAME_TIME
+from utils import VERSION
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -190,6 +191,12 @@ def test_numbers_in_sentences_equal_the_files_in_results():
         text = " ".join(TEXT[page].split())
         for sentence in sentences:
             assert sentence in text, f"{page} does not say: {sentence}"
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    latest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert latest[1] == VERSION and f"\nversion: {VERSION}\ndate-released: {latest[2]}\n" in citation
 
 
 def ahead(row: dict) -> bool:

@@ -205,7 +205,7 @@ def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings,
             self.first_weights = {name: p.clone() for name, p in self.controller.state_dict().items()}
             made.append(self)
 
-    monkeypatch.setattr(train, "PolicyGradient", Noted)
+    monkeypatch.setattr(settings, "PolicyGradient", Noted)
     flags = [text for name, value in UPDATE.items() for text in (f"--{name}", str(value))]
     flags += ["--controller_lr", "0.5", "--hidden_size", "6", "--controller_layers", "3"]
     train.main([*flags, "--num_children", "2"])
