@@ -17,7 +17,7 @@ from policy_gradient import PolicyGradient
 from search_space import parse_architecture
 from settings import Run
 
-CHOSEN_BY = "highest sum of the accuracy's rank and {:.2f} times what the policy expects of it"
+CHOSEN_BY = "highest sum of the accuracy's rank and {:.2f} times the policy's estimate of it"
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
 NETWORK = "{architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
 
@@ -115,7 +115,7 @@ def print_rare_class(data: Data, noise: float) -> None:
     rare = few < n / data.num_classes / 2  # of many classes each has few
     if rare and (few < 10 or few / n < 2 * noise):
         name = data.preparation.classes[least] if data.preparation else least
-        found = "whether it is found shows in the recall of --mode evaluate only"
+        found = "only the recall of --mode evaluate shows whether it is recognised"
         print(f"rarest class        {name}, {few:,} of the {n:,} validation images: {found}")
 
 
@@ -136,13 +136,13 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     batch_size, _, steps = training_steps(run.recipe, len(data.train.labels))
     n, noise = len(data.held_out.labels), noise_of_accuracy(ranking, data)
     print(f"each training       {steps} steps of {batch_size} images")
-    same = f"always the same class gives {data.held_out.labels.bincount().max().item() / n:.2%}"
-    print(f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; {same}")
+    majority = f"majority class alone {data.held_out.labels.bincount().max().item() / n:.2%}"
+    print(f"each accuracy       of {n:,} validation images: steps of {100 / n:.2f} points; {majority}")
     print_rare_class(data, noise)
-    print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
+    print(f"noise               differences below {200 * noise:.2f} points between two networks are not significant")
     if finalists:
         network = NETWORK.format(both="", **smallest(finalists, noise))
-        print(f"smallest as good    {network} (a finalist, within {noise:.2%} of the best)")
+        print(f"smallest as good    {network} (a finalist, within {100 * noise:.2f} points of the best)")
     if search.refused:
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):

@@ -205,12 +205,12 @@ def make_parser() -> Parser:
     add("--mode", choices=("generate", "evaluate"), default="generate",
         help="generate: search; evaluate: train the best network on all images, and test it")
     add("--dataset", type=dataset_name, default="MNIST",
-        help=f"{', '.join(datasets.BUILT_IN)}, or your own: a folder with one for each class, a .csv or an .npz file")
+        help=f"{', '.join(datasets.BUILT_IN)}, or your own: a folder with a subfolder per class, a .csv or .npz")
     add("--image_size", type=size, metavar="PIXELS",
         help=f"size of your own images (default: {pictures.IMAGE_SIZE}, if they differ or exceed {pictures.LARGE})")
     add("--data_dir", type=expanded_path, default=utils.relative_to_cwd("data"),
         help="folder of the built-in data sets")
-    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
+    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, for comparison")
     add("--run_dir", type=expanded_path,
         help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
@@ -222,20 +222,20 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("search", "only --mode generate has it").add_argument
     add("--space", choices=("small", "paper"), default="small",
         help="small: square filters, 729 networks of 2 layers; paper: rectangular ones, skip connections (§3.3, §4.1)")
-    add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
+    add("--strides", **switch, help="--space paper: also choose the strides of each layer, from 1 to 3")
     add("--pooling", type=number(int, 0, MAX_LAYERS), default=0, metavar="N",
         help="--space paper: max-poolings of 2 at evenly spaced places (paper: 2 among 39 layers)")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
-    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
+    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added at each growth (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=80, help="budget: distinct networks to train")
-    add("--max_parameters", type=count, help="skip larger networks, at no cost of the budget (default: no limit)")
-    add("--max_flops", type=count, help="the same for the floating-point operations of one image (default: no limit)")
+    add("--max_parameters", type=count, help="skip larger networks without using budget (default: no limit)")
+    add("--max_flops", type=count, help="the same for floating-point operations of one image (default: no limit)")
     add("--num_finalists", type=number(int, 0), default=20,
-        help="train the best ones once more before choosing: one accuracy is noisy (at most a tenth of the children)")
+        help="best networks trained once more before the pick: one accuracy is noisy (at most a tenth of the children)")
     add("--children_per_update", type=count, default=2, help="networks sampled for each update (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4,
-        help="LAG + 1 batches are in training; more: busier workers, but networks come from an older policy")
+        help="batches pending, less one: a larger lag keeps more workers busy, but samples come from an older policy")
 
     add = parser.add_argument_group("controller and policy gradient", "only --mode generate has it").add_argument
     add("--paper", **switch, help="the paper's controller and update, no finalists: for thousands of children")
@@ -244,11 +244,12 @@ def make_parser() -> Parser:
     add("--controller_lr", type=number(float, 0), default=0.02, help="Adam's learning rate at first (paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.7,
         help="exploration: what a uniform policy's entropy is worth, in standard deviations of the reward (paper: 0)")
-    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average; 0: the last batch")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.5,
+        help="decay of the moving average of rewards; 0: only the last batch")
     add("--reward_exponent", type=positive, default=1.0,
         help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
-        help="the latest so many children are learned from in every update; 0: only the batch, with repeats (paper: 0)")
+        help="number of most recent children used in each update; 0: only the batch, with repeats (paper: 0)")
     add("--reward_scale", choices=("rank", "none"), default="rank",
         help="learn from the rank among the rewards so far, or from the reward itself (paper: none)")
 
@@ -258,20 +259,21 @@ def make_parser() -> Parser:
     add("--child_epochs", type=positive,
         help=f"passes over the images (default: {Recipe.epochs}, of your own at least {MIN_STEPS} steps; paper: 50)")
     add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
-    add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
+    add("--train_images", type=number(int, 2), metavar="N",
+        help="use only N training images, for quick trials (default: all)")
     add("--mirror", type=boolean, nargs="?", const=True,
         help="images may be mirrored: photographs yes, letters no (default: True for FashionMNIST and CIFAR10)")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
-        help="of the trainings; bfloat16 is up to twice as fast on a GPU, or where lscpu lists avx512_bf16 or amx_bf16")
+        help="number format; bfloat16 is up to twice as fast on a GPU, or where lscpu lists avx512_bf16 or amx_bf16")
 
     add = parser.add_argument_group("evaluate", "only --mode evaluate has it").add_argument
     add("--architecture", type=architecture_from_text,
         help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
-        help=f"the same as --child_epochs (default: {EVALUATION.epochs:g}, never fewer than in the search; paper: 50)")
+        help=f"epochs of evaluate's trainings (default: {EVALUATION.epochs:g}, or the search's if more; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--extra_filters", type=number(int, 0, 1000), default=0,
-        help="so many more filters in each layer of the network (paper: 40, for its best result)")
+        metavar="N", help="N more filters in each layer of the network (paper: 40, for its best result)")
     add("--references", **switch,
         help="also train LeNet-5's layers, the largest network, ten random ones, ResNet-18 and MobileNetV3-small")
     # fmt: on

@@ -8,7 +8,7 @@ from benchmarks.summary import EVERYTHING, SAME_TIME
 
 OURS = {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST"}  # with fresh trainings
 TABLED = OURS | {"nasbench_macro": "NAS-Bench-Macro", "nasbench201": "NAS-Bench-201"}
-# Methods are called here as in the files; `shown` gives their names on pages.
+# Methods are called here as in the files in results/.
 TEN_PENDING = ("regularised evolution, 10 under way", "local search, 10 under way", "TPE, 10 under way")
 SHORT = ("controller", "random search", TEN_PENDING[0], TEN_PENDING[2], "paper's controller")
 
@@ -21,7 +21,7 @@ def answer() -> str:
     """The short comparison on the first page."""
     columns = [methods_of(name) for name in TABLED]
     some = {m: [methods[m]["budgets"]["100"]["finals"] for methods in columns] for m in SHORT}
-    rows = [[shown(m), *(f"{interval(row, digits=2)} ({row['rank']:.0f})" for row in of)] for m, of in some.items()]
+    rows = [[shown(m), *(interval(row, digits=2) for row in of)] for m, of in some.items()]
     return table(["", *TABLED.values()], rows)
 
 
@@ -45,7 +45,7 @@ def comparison(name: str) -> str:
     rows = []
     for method, of in methods_of(name).items():
         if method != EVERYTHING:
-            rows.append([shown(method), *(with_rank(of["budgets"][b][kind]) for b, kind in columns.values())])
+            rows.append([method, *(with_rank(of["budgets"][b][kind]) for b, kind in columns.values())])
     return table(["trainings", *columns], rows)
 
 
@@ -56,7 +56,7 @@ def lead(name: str) -> str:
     for method, of in methods_of(name).items():
         if method not in ("controller", EVERYTHING):
             some = [of["budgets"][b][kind] for b, kind in columns.values()]
-            rows.append([shown(method), *(f"{100 * row['controller_ahead']:+.3f} (p {row['p']:.3f})" for row in some)])
+            rows.append([method, *(f"{100 * row['controller_ahead']:+.3f} (p {row['p']:.3f})" for row in some)])
     return table(["lead over", *columns], rows)
 
 
@@ -79,7 +79,7 @@ def tests() -> str:
     labels = {name: label for name, label in TABLED.items() if name != "nasbench_macro"}  # which has no other accuracy
     places = [(methods_of(name), b) for name in labels for b in ("100", "200")]
     rows = [
-        [shown(m), *(interval(of[m]["budgets"][b]["finals"], "test") if m in of else "" for of, b in places)]
+        [m, *(interval(of[m]["budgets"][b]["finals"], "test") if m in of else "" for of, b in places)]
         for m in places[0][0]
     ]
     header = [f"{label}, {b}" for label in labels.values() for b in ("100", "200")]
@@ -109,7 +109,7 @@ def large(name: str) -> str:
     methods, rows = methods_of(name), []
     for method, of in methods.items():
         some = [(row["found"], "truth") for row in of["budgets"].values()] + [(of["last_40"], "truth")]
-        rows.append([shown(method), *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)])
+        rows.append([method, *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)])
     return table(["trainings", *methods["controller"]["budgets"], "last 40 children"], rows)
 
 
@@ -118,7 +118,9 @@ def changes(kind: str) -> str:
     both = [methods_of(name) | methods_of(f"{name}_changes") for name in ("mnist", "nasbench_macro")]
     rows = [(name, f"{name} alone", f"without {name}") for name in CHANGES]
     rows = [("none", "paper's controller", "controller"), *rows]  # the paper's settings, the defaults
-    rows = [[row[0], *(interval(m[x]["budgets"]["100"][kind]) for x in row[1:] for m in both)] for row in rows]
+    rows = [
+        [row[0], *(interval(m[x]["budgets"]["100"][kind], digits=2) for x in row[1:] for m in both)] for row in rows
+    ]
     return table(
         ["change", *(f"{how}, {label}" for how in ("alone", "missing") for label in ("MNIST", "NAS-Bench-Macro"))], rows
     )

@@ -510,4 +510,4 @@ def test_printed_commands_work_from_any_folder(quick, capsys):
     assert Path(program).resolve() == ROOT / "train.py" and "--data_dir" not in flags
     train.main([*flags, "--eval_epochs", "1"])
     assert Path("my run/best_child.pt2").exists()
-    assert re.search(r"differences         of less than [\d.]+% between two networks mean nothing", said)
+    assert re.search(r"noise               differences below [\d.]+ points between two networks are", said)

@@ -261,7 +261,7 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     assert {f["architecture"]: f["val_accuracies"] for f in best["finalists"]} == {
         text: [first[text], second[text]] for text in finalists
     }
-    rule = f"highest sum of the accuracy's rank and {weight:.2f} times what the policy expects of it"
+    rule = f"highest sum of the accuracy's rank and {weight:.2f} times the policy's estimate of it"
     assert best["chosen_by"] == f"{rule}, of 60 children, and of two trainings of the first 4"
     assert drawn["search"] == drawn["front"] and drawn["front"]["architecture"] == best["architecture"]
     assert {row["architecture"]: row["val_accuracy"] for row in drawn["rows"]} == first | means
@@ -270,7 +270,7 @@ def test_finalists_are_trained_once_more_and_one_network_is_the_best_everywhere(
     assert f"best architecture   {best['architecture']}" in report and f"  1. {best['architecture']}" in report
     assert "60 trained, the best 4 twice (0 failed)" in report
     noise = statistics.fmean((first[text] - second[text]) ** 2 / 2 for text in finalists) ** 0.5
-    assert f"of less than {2 * noise:.2%} between two networks mean nothing" in report
+    assert f"differences below {200 * noise:.2f} points between two networks are not significant" in report
     good = [text for text in finalists if means[text] >= best["val_accuracy"] - noise]  # all are of the same size here
     assert f"smallest as good    {min(good, key=list(first).index)}" in report
     assert stand_in("--num_children", "60", "--num_finalists", "4") == []

@@ -533,7 +533,7 @@ def test_trainings_on_own_images_are_never_too_short(trainings, own, capsys):
     train.main(["--dataset", own, "--num_children", "2", "--child_epochs", "900", "--run_dir", "long"])
     assert trainings[-1]["recipe"].epochs == 900
     said = capsys.readouterr().out
-    assert "of 12 validation images: steps of 8.33%" in said and f"{MIN_STEPS} steps of 36 images" in said
+    assert "of 12 validation images: steps of 8.33 points" in said and f"{MIN_STEPS} steps of 36 images" in said
     command = re.findall(r"evaluate it with    python \S+train.py (.*)", said)[-1]
     assert command == "--mode evaluate --dataset own.npz --run_dir long"
     train.main(command.split())
