@@ -67,9 +67,7 @@ def by_rule(name: str) -> str:
     for method, of in methods_of(name).items():
         ends = ("_reward", "") if "found_reward" in of["budgets"]["100"] else ("", "_smoothed")
         if f"found{ends[1]}" in of["budgets"]["100"] and method not in (SAME_TIME, EVERYTHING):
-            rows.append(
-                [shown(method), *(with_rank(of["budgets"][b][kind + end]) for b, kind in places for end in ends)]
-            )
+            rows.append([method, *(with_rank(of["budgets"][b][kind + end]) for b, kind in places for end in ends)])
     words = [f"{b}{', with finalists' if kind == 'finals' else ''}" for b, kind in places]
     return table(["", *(f"{word}: by {rule}" for word in words for rule in ("reward", "both"))], rows)
 
