@@ -29,9 +29,9 @@ class Progress(ExitStack):
         from torch.utils.tensorboard import SummaryWriter  # here, because worker processes import this file
 
         for events in folder.glob("events.out.tfevents.*"):
-            if b"search/best_reward" in events.read_bytes():  # of an earlier run, and no other program's
+            if b"search/best_reward" in events.read_bytes():  # an earlier run has written it, and no other program
                 events.unlink()
-        super().__init__()  # which closes what is entered
+        super().__init__()  # the stack closes what is entered below
         self.events = self.enter_context(SummaryWriter(folder))
         self.bar = self.enter_context(tqdm(total=num_children, initial=num_done, unit="child", dynamic_ncols=True))
         self.shares: list[list[list[float]]] = []  # [update][token][choice], among samples of the policy
@@ -112,7 +112,7 @@ def print_rare_class(data: Data, noise: float) -> None:
     """Print which class has so few of the validation images that the accuracy says nothing about it."""
     sizes = data.held_out.labels.bincount(minlength=data.num_classes)
     few, least, n = sizes.min().item(), sizes.argmin().item(), len(data.held_out.labels)
-    rare = few < n / data.num_classes / 2  # of many classes each has few
+    rare = few < n / data.num_classes / 2  # where there are many classes each has few images
     if rare and (few < 10 or few / n < 2 * noise):
         name = data.preparation.classes[least] if data.preparation else least
         found = "only the recall of --mode evaluate shows whether it is recognised"

@@ -82,9 +82,9 @@ class Run(NamedTuple):
     """What the flags of a search describe, read once."""
 
     args: argparse.Namespace
-    space: SearchSpace  # of the deepest networks
+    space: SearchSpace  # the space of the deepest networks
     data: datasets.Data
-    recipe: Recipe  # of the children
+    recipe: Recipe  # how children are trained
     device: str
     allowed: Callable[[Sequence[int]], bool] | None  # what may be trained; None: everything
 
@@ -94,8 +94,12 @@ def make_run(args: argparse.Namespace) -> Run:
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
     check_pooling(args.pooling, data)
-    space, limited = make_space(args), args.max_parameters or args.max_flops
-    allowed = (lambda actions: within_limits(space.decode(actions), data, vars(args))) if limited else None
+    space = make_space(args)
+
+    def within_flags(actions: Sequence[int]) -> bool:
+        return within_limits(space.decode(actions), data, vars(args))
+
+    allowed = within_flags if args.max_parameters or args.max_flops else None
     return Run(args, space, data, child_recipe(args, data), device, allowed)
 
 
@@ -203,7 +207,7 @@ def config(run: Run) -> dict:
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.args).items()}
     settings = {name: value for name, value in flags.items() if name not in CHANGEABLE_FLAGS}
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
-    del settings["recipe"]["precision"]  # which is a flag
+    del settings["recipe"]["precision"]  # it is there as a flag
     settings["version"] = utils.COMPATIBLE_WITH
     settings["mirror"] = may_mirror(run.args)
     by_default = {"pooling": 0, "precision": "float32", "mirror": run.args.dataset in datasets.SAME_IN_A_MIRROR}

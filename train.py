@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # during the imports below; main() has more to say
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main(), as imports take seconds
 
 import torch
 from tqdm import tqdm
@@ -323,9 +323,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program: exit code 2 and one line for what the user can put right, 1 for a picture that is missing."""
     utils.outlive_readers()
-    tqdm.monitor_interval = 0  # only the main thread moves a bar, no thread of tqdm's
+    tqdm.monitor_interval = 0  # no thread of tqdm's moves a bar, the main thread alone does
     os.environ.pop("MPLBACKEND", None)  # a notebook's, which may not be installed here; pictures need none
-    with contextlib.suppress(AttributeError):  # in notebooks
+    with contextlib.suppress(AttributeError):  # a notebook's stream can't be reconfigured
         sys.stdout.reconfigure(errors="backslashreplace")  # what can't be printed in ASCII stops nothing
     args = parse_arguments(arguments)
     torch.set_num_threads(1)  # the search's arithmetic must not depend on the machine's load

@@ -87,7 +87,8 @@ def written_out(char: str) -> str:
 
 def listed(names: Sequence, most: int) -> str:
     """The first names, and dots if there are more."""
-    return ", ".join(map(printable, names[:most])) + ", ..." * (len(names) > most)
+    dots = ", ..." if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + dots
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
@@ -171,10 +172,10 @@ class Stream(io.FileIO):
             return written
         except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # so no later write fails, whoever writes
+            os.dup2(nowhere, self.fileno())  # no later write fails, whoever writes
             os.close(nowhere)
             gone = error.errno in (errno.EPIPE, errno.EIO)  # a reader or a terminal
-            if not gone and self.fileno() != 2:  # the report on a full disk; of progress nothing is lost
+            if not gone and self.fileno() != 2:  # the report is lost on a full disk, which matters; progress does not
                 error.filename = "standard output"
                 raise
             return len(content)
@@ -187,7 +188,7 @@ def outlive_readers() -> None:
     os.close(nowhere)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):  # not a notebook's own
+        if stream is getattr(sys, f"__{name}__"):  # a notebook has its own
             encoding, by_line = getattr(stream, "encoding", None), getattr(stream, "line_buffering", False)
             buffer = io.BufferedWriter(Stream(number, "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line))
@@ -307,7 +308,7 @@ def environment(device: str = "cpu") -> dict:
     versions |= {"torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu, "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
-    if device == "cuda" and torch.cuda.is_available():  # only other machines of a cluster may have one
+    if device == "cuda" and torch.cuda.is_available():  # perhaps only other machines of a cluster have one
         machine |= {"gpu": torch.cuda.get_device_name(), "cudnn_deterministic": True}  # set by model.train_child
     machine["torch_config"] = " ".join(torch.__config__.show().split("- Build settings")[0].split())  # its libraries
     return {"versions": versions, "git_commit": commit or None, "machine": machine}

@@ -27,9 +27,9 @@ from typing import Any
 
 import torch.multiprocessing  # tensors in `shared` reach the processes as shared memory, not as copies
 
-# In what PyTorch says of the CPU's allocator, CUDA's, cuBLAS and cuDNN: it has no error for all of them.
+# PyTorch's errors of the CPU's allocator, CUDA's, cuBLAS and cuDNN have one of these texts; no class is theirs alone.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "find a valid cuDNN", "find an engine")
-ATTEMPTS = 3  # before a task whose process dies every time is given up
+ATTEMPTS = 3  # a task whose process dies so often is given up
 DIED = f"its worker process died {ATTEMPTS} times, perhaps for lack of memory"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.h
 MAX_PENDING = 10_000  # tasks on a cluster: each waits in a thread here, which is started when it is needed
@@ -154,7 +154,7 @@ class Cluster(ThreadPoolExecutor):
         # Without max_calls each task on a GPU has a new process; with it a process keeps the GPU of its first task.
         self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=0, max_retries=ATTEMPTS - 1)(_call_on_node)
         with warnings.catch_warnings(action="ignore"):  # that shared tensors must not be written to: no child does
-            self.shared = [ray.put(shared)]  # in a list it travels as a reference
+            self.shared = [ray.put(shared)]  # a list, in which it travels as a reference
         cpus, all_gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
         self.num_workers = min(cpus, all_gpus * int(1 / gpus)) if gpus else cpus
         if not self.num_workers:
@@ -206,7 +206,7 @@ def _call_on_node(shared: list, timeout: float | None, device: str, function: Ca
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-_shared: Any = None  # in a worker process: what all its tasks share
+_shared: Any = None  # what all tasks of a worker process share
 
 
 def _serve(pipe: Connection, shared: Any, device: str) -> None:
