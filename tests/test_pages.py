@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import PANEL
-from benchmarks.readme import PAGES, UNDER_WAY, children_of, render
+from benchmarks.live_tables import children_of
+from benchmarks.readme import PAGES, render
 from benchmarks.search_quality import read_table, spend
+from benchmarks.search_tables import TEN_PENDING
 from benchmarks.summary import EVERYTHING, SAME_TIME
 from evaluation import print_accuracies
+from utils import VERSION
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -210,6 +213,12 @@ def test_numbers_in_sentences_equal_the_files_in_results():
             assert sentence in text, f"{page} does not say: {sentence}"
 
 
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    latest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert latest[1] == VERSION and f"\nversion: {VERSION}\ndate-released: {latest[2]}\n" in citation
+
+
 def ahead(row: dict) -> bool:
     """Whether the controller is ahead, and not by chance."""
     return row["controller_ahead"] > 0 and row["p"] < 0.05
@@ -224,7 +233,7 @@ def test_what_is_said_of_the_comparison_is_so():
         {method: budgets(name, method) for method in read(f"search_quality_{name}.json")["methods"]}
         for name in ("mnist", "fashionmnist", "nasbench_macro")
     )
-    evolution, local, tpe = UNDER_WAY
+    evolution, local, tpe = TEN_PENDING
     for table in (mnist, fashion, macro):
         policy = [table["controller"][budget]["samples"]["share"] for budget in ("25", "50", "100", "200")]
         assert policy == sorted(policy)
@@ -233,27 +242,27 @@ def test_what_is_said_of_the_comparison_is_so():
             for budget in ("25", "50", "100", "200")[table is mnist :]:
                 assert ahead(table[random][budget]["found"])
             assert ahead(table[random]["100"]["finals"]) and ahead(table[random]["200"]["finals"])
-        for budget, rival in itertools.product(("25", "50", "100", "200"), UNDER_WAY):
-            assert not behind(table[rival][budget]["found"]) and not behind(table[rival][budget]["finals"])
+        for budget, baseline in itertools.product(("25", "50", "100", "200"), TEN_PENDING):
+            assert not behind(table[baseline][budget]["found"]) and not behind(table[baseline][budget]["finals"])
         paper = table["paper's controller"]["100"]["finals"]
         assert paper["truth"] < table["random search"]["100"]["finals"]["truth"] + paper["truth_ci"]
     for budget, kind in itertools.product(("50", "100", "200"), ("found", "finals")):
         assert ahead(macro["random search"][budget][kind])
-    for rival, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
-        assert not ahead(macro[rival][budget]["found"]) and not behind(macro[rival][budget]["found"])
+    for baseline, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
+        assert not ahead(macro[baseline][budget]["found"]) and not behind(macro[baseline][budget]["found"])
     ours = macro["controller"]["200"]["finals"]
-    for rival, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
-        assert ahead(macro[rival][budget]["finals"]) == ((rival, budget) == (evolution, "200"))
-        assert not behind(macro[rival][budget]["finals"])
+    for baseline, budget in itertools.product((evolution, tpe), ("25", "50", "100", "200")):
+        assert ahead(macro[baseline][budget]["finals"]) == ((baseline, budget) == (evolution, "200"))
+        assert not behind(macro[baseline][budget]["finals"])
     assert abs(macro[evolution]["200"]["finals"]["truth_all"] - ours["truth_all"]) < 0.0002
-    for rival, budget in itertools.product(UNDER_WAY, ("50", "100", "200")):
-        assert ahead(mnist[rival][budget]["found"]) == ((rival, budget) != (tpe, "50"))
-    for rival in UNDER_WAY:
-        assert not ahead(mnist[rival]["25"]["found"]) and ahead(mnist[local]["100"]["finals"])
-    for rival, budget in itertools.product((evolution, tpe), ("50", "100", "200")):  # by up to a tenth
-        assert 0.0004 < fashion[rival][budget]["found"]["controller_ahead"] < 0.0011
-        assert ahead(fashion[rival][budget]["found"]) == (budget == "50")
-        assert ahead(fashion[rival][budget]["finals"]) == ((rival, budget) == (tpe, "100"))
+    for baseline, budget in itertools.product(TEN_PENDING, ("50", "100", "200")):
+        assert ahead(mnist[baseline][budget]["found"]) == ((baseline, budget) != (tpe, "50"))
+    for baseline in TEN_PENDING:
+        assert not ahead(mnist[baseline]["25"]["found"]) and ahead(mnist[local]["100"]["finals"])
+    for baseline, budget in itertools.product((evolution, tpe), ("50", "100", "200")):  # by up to a tenth
+        assert 0.0004 < fashion[baseline][budget]["found"]["controller_ahead"] < 0.0011
+        assert ahead(fashion[baseline][budget]["found"]) == (budget == "50")
+        assert ahead(fashion[baseline][budget]["finals"]) == ((baseline, budget) == (tpe, "100"))
     for budget in ("25", "50", "100", "200"):
         assert 0.0019 < fashion["random search"][budget]["found"]["controller_ahead"] < 0.0030
     assert not any(ahead(mnist[evolution][budget]["finals"]) for budget in ("100", "200"))
@@ -273,14 +282,14 @@ def test_what_is_said_of_the_comparison_is_so():
 
 def test_what_is_said_of_nasbench201_is_so():
     table = {method: budgets("nasbench201", method) for method in read("search_quality_nasbench201.json")["methods"]}
-    evolution, _, tpe = UNDER_WAY
+    evolution, _, tpe = TEN_PENDING
     assert all(of["100"]["found"]["n"] == 100 for of in table.values())
     for budget, kind in itertools.product(("25", "50", "100", "200"), ("found", "finals")):
         row = table["random search"][budget][kind]
         assert not behind(row) and ahead(row) == (budget in ("50", "100", "200"))
-        for rival in (evolution, tpe):
+        for baseline in (evolution, tpe):
             is_behind = (budget, kind) == ("50", "found")
-            assert behind(table[rival][budget][kind]) == is_behind and not ahead(table[rival][budget][kind])
+            assert behind(table[baseline][budget][kind]) == is_behind and not ahead(table[baseline][budget][kind])
     for budget, kind in itertools.product(("25", "50", "100", "200"), ("found", "finals")):
         ours = table["controller"][budget]
         gap = ours[f"{kind}_reward"]["truth"] - ours[kind]["truth"]
@@ -347,7 +356,7 @@ def test_what_is_said_of_final_trainings_is_so():
 
 def test_what_is_said_of_large_spaces_is_so():
     singles, pairs = (read(f"search_quality_{name}.json")["methods"] for name in ("singles", "pairs"))
-    evolution, local, tpe = UNDER_WAY
+    evolution, local, tpe = TEN_PENDING
     for budget in ("50", "100", "200"):
         for method in singles.keys() - {"controller", "sequential controller"}:
             row = singles[method]["budgets"][budget]["found"]

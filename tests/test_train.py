@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from controller import Controller
 from evaluation import choose_architecture
 from model import Child
 from search_space import PaperSpace, SmallSpace, parse_architecture
-from utils import child_seed, read_ledger
+from utils import VERSION, child_seed, read_ledger
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--train_images", "300", "--num_children", "4", "--children_per_update", "2"]
@@ -405,9 +406,22 @@ def test_other_flags_in_a_run_folder_are_named_and_nothing_is_touched(stand_in, 
     assert {path: path.read_bytes() for path in Path("runs/mnist").iterdir()} == files
 
 
-def test_a_search_of_another_version_is_named_and_nothing_is_touched(stand_in, capsys):
+def test_a_search_of_1_1_0_goes_on_and_samples_the_same(stand_in):
+    """The committed search was made with version 1.1.0."""
+    kept = ROOT / "results" / "mnist"
+    Path("runs/mnist").mkdir(parents=True)
+    for name in ("config.json", "children.jsonl"):
+        shutil.copy(kept / name, Path("runs/mnist", name))
+    assert json.loads((kept / "config.json").read_text())["settings"]["version"] == "1.1.0"
+    assert len(stand_in("--num_children", "81", "--num_finalists", "0")) == 1
+    assert rows_without_seconds(Path("runs/mnist"))[:80] == rows_without_seconds(kept)
+    config = json.loads(Path("runs/mnist/config.json").read_text())
+    assert config["settings"]["version"] == "1.1.0" and config["versions"]["program"] == VERSION
+
+
+def test_a_search_of_1_0_0_is_named_and_nothing_is_touched(stand_in, capsys):
     """Its walk and its children were other ones."""
-    stand_in("--num_children", "10")
+    stand_in("--num_children", "4")
     config = Path("runs/mnist/config.json")
     content = json.loads(config.read_text())
     del content["settings"]["version"]  # 1.0.0 wrote none
@@ -415,10 +429,10 @@ def test_a_search_of_another_version_is_named_and_nothing_is_touched(stand_in, c
     capsys.readouterr()
     files = {path: path.read_bytes() for path in Path("runs/mnist").iterdir()}
     with pytest.raises(SystemExit) as stopped:
-        stand_in("--num_children", "10")
+        stand_in("--num_children", "4")
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and len(message.splitlines()) == 1
-    assert "a search of version 1.0 of this program, which version 1.1.0 can't continue" in message
+    assert f"a search of version 1.0 of this program, which version {VERSION} can't continue" in message
     assert {path: path.read_bytes() for path in Path("runs/mnist").iterdir()} == files
 
 
