@@ -12,7 +12,7 @@ from benchmarks.common import PANEL
 from benchmarks.live_tables import children_of
 from benchmarks.readme import PAGES, render
 from benchmarks.search_quality import read_table, spend
-from benchmarks.search_tables import TEN_PENDING
+from benchmarks.search_tables import TABLED, TEN_PENDING, all_numbers, holm, rule_of_thumb
 from benchmarks.summary import EVERYTHING, SAME_TIME
 from evaluation import print_accuracies
 from utils import VERSION
@@ -33,6 +33,17 @@ def budgets(name: str, method: str) -> dict:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_equal_the_files_in_results(page):
     assert render(page.read_text()) == page.read_text()
+
+
+@pytest.mark.parametrize("name", [*TABLED, "singles", "pairs"])
+def test_all_numbers_of_a_comparison_stand_beside_it(name):
+    assert (RESULTS / f"search_quality_{name}.csv").read_text() == all_numbers(name)
+
+
+def test_holms_correction():
+    """The example of Holm (1979): the smallest of n p-values is multiplied by n, the next by n - 1, and so on."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
 def last(method: str) -> float:
