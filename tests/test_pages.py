@@ -83,8 +83,8 @@ def claims_of_rewards() -> list[str]:
         "({:.2f} to {:.2f})".format(*short_of["best_tenth_other"]),
         f"below one epoch, {default['all_val']:.2f} against {whole['all_val']:.2f}, significantly "
         "({:.2f} to {:.2f})".format(*short_of["all_val"]),
-        "{:.0f} % of its variance is reproducible, in the best tenth {:.0f} %".format(*(100 * of for of in reliable)),
-        f"On other images it is only {100 * elsewhere['all']:.0f} % and {100 * elsewhere['best_tenth']:.0f} %",
+        "{:.0f}% of its variance is reproducible, in the best tenth {:.0f}%".format(*(100 * of for of in reliable)),
+        f"On other images it is only {100 * elsewhere['all']:.0f}% and {100 * elsewhere['best_tenth']:.0f}%",
         f"{default['all_other']:.2f} over all networks, and {default['best_tenth_other']:.2f} in the best tenth",
     ]  # fmt: skip
 
