@@ -13,7 +13,7 @@ from benchmarks.common import PANEL
 from benchmarks.live_tables import children_of
 from benchmarks.readme import PAGES, render
 from benchmarks.search_quality import read_table, spend
-from benchmarks.search_tables import TABLED, TEN_PENDING, all_numbers, holm, rule_of_thumb
+from benchmarks.search_tables import TABLED, TEN_PENDING, all_numbers, holm, lead, rule_of_thumb
 from benchmarks.summary import EVERYTHING, SAME_TIME
 from evaluation import print_accuracies
 from utils import VERSION
@@ -314,6 +314,28 @@ def test_what_is_said_of_the_comparison_is_so():
     scaling = read("scaling.json")
     assert all(abs(check["difference"]) < 0.04 for check in scaling["checks"]) and 3 < scaling["slowest_child"] < 3.3
     assert all(170 < rate < 200 for rate in scaling["children_per_second"].values())
+
+
+def test_what_is_called_significant_survives_holms_correction():
+    stars = {}
+    for name in TABLED:
+        for line in lead(name).splitlines()[2:]:
+            method, *cells = line.strip("| ").split(" | ")
+            stars[name, method] = ["*" in cell for cell in cells]  # 50, 100, 200, 100 with finalists
+    evolution, tpe = "regularised evolution, 10 pending", "TPE, 10 pending"
+    for name in TABLED:
+        assert stars[name, "random search"] == [name != "nasbench201", True, True, True]
+    assert stars["mnist", evolution] == [False, True, True, False] and stars["mnist", tpe] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    for name, method in itertools.product(("fashionmnist", "nasbench_macro"), (evolution, tpe)):
+        assert not any(stars[name, method])
+    behind_at_first = read("search_quality_nasbench201.json")["methods"]["TPE, 10 under way"]["budgets"]["50"]["found"]
+    assert not any(stars["nasbench201", evolution]) and stars["nasbench201", tpe] == [True, False, False, False]
+    assert behind(behind_at_first)
 
 
 def test_what_is_said_of_nasbench201_is_so():
