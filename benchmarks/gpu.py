@@ -383,7 +383,7 @@ def children_table() -> str:
     two = next(row["children_per_hour"] for row in rows if row["device"] == "cpu" and row["workers"] == 2)
     cells = []
     for row in rows:
-        where = {"gpu": "GPU", "gpu, mps": "GPU, with MPS", "cpu": "processor"}[row["device"]]
+        where = {"gpu": "GPU", "gpu, mps": "GPU, with MPS", "cpu": "CPU"}[row["device"]]
         rate = row["children_per_hour"]
         cells.append([where, row["workers"], f"{rate:,.0f}", f"{rate / two:.1f}"])
     return table(["", "workers", "children an hour", "times two cores"], cells)
@@ -396,10 +396,10 @@ def steps_table() -> str:
     cells = []
     for name, graph, each in zip(names, rows[::2], rows[1::2], strict=True):
         as_graph, one_by_one = (f"{row['wall'] / 1000:.2f} ms" for row in (graph, each))
-        numbers = f"{each['launches']:.0f}", f"{each['busy']:.0%}"
-        cells.append([name, graph["batch_size"], *numbers, one_by_one, as_graph])
-    header = ["a step of", "images", "kernels", "GPU busy", "kernel by kernel", "as a graph"]
-    return table(header, cells)
+        busy = (f"{row['busy']:.0%}" for row in (each, graph))
+        cells.append([name, graph["batch_size"], f"{each['launches']:.0f}", one_by_one, as_graph, *busy])
+    ways = ["kernel by kernel", "as a graph"]
+    return table(["a step of", "images", "kernels", *ways, *(f"GPU busy, {way}" for way in ways)], cells)
 
 
 TABLES = {"gpu_children": children_table, "gpu_steps": steps_table}

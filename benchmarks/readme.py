@@ -42,5 +42,6 @@ if __name__ == "__main__":
             if (newer := ROOT / "runs" / file.relative_to(RESULTS)).exists():
                 shutil.copy(newer, file)
     figures.main()
+    search_tables.write_all_numbers()
     for page in PAGES:
         page.write_text(render(page.read_text()))

@@ -1,16 +1,39 @@
 """The tables of pages that compare methods of searching, from results/search_quality_<name>.json."""
 
+import csv
+import io
+import statistics
+from collections.abc import Sequence
 from functools import partial
 
-from benchmarks.common import interval, read, shown, table
+from benchmarks.common import RESULTS, interval, read, shown, table
 from benchmarks.search_quality import CHANGES
-from benchmarks.summary import EVERYTHING, SAME_TIME
+from benchmarks.summary import KINDS
 
 OURS = {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST"}  # with fresh trainings
 TABLED = OURS | {"nasbench_macro": "NAS-Bench-Macro", "nasbench201": "NAS-Bench-201"}
 # Methods are called here as in the files in results/.
 TEN_PENDING = ("regularised evolution, 10 under way", "local search, 10 under way", "TPE, 10 under way")
 SHORT = ("controller", "random search", TEN_PENDING[0], TEN_PENDING[2], "paper's controller")
+COLUMNS = {  # of the comparisons on a page: trainings, and which pick
+    "50": ("50", "found"),
+    "100": ("100", "found"),
+    "200": ("200", "found"),
+    "100, with finalists": ("100", "finals"),
+}
+NUMBERS = {  # keys of the JSON files, and columns of the CSV files with all numbers
+    "n": "searches",
+    "truth": "true_accuracy",
+    "truth_ci": "true_accuracy_interval",
+    "truth_all": "mean_of_all_trainings",
+    "rank": "rank",
+    "test": "test_accuracy",
+    "test_ci": "test_accuracy_interval",
+    "share": "share_of_the_possible_gain",
+    "controller_ahead": "lead_of_the_controller",
+    "controller_ahead_ci": "lead_interval",
+    "p": "p",
+}
 
 
 def methods_of(name: str) -> dict:
@@ -25,63 +48,97 @@ def answer() -> str:
     return table(["", *TABLED.values()], rows)
 
 
-def with_rank(row: dict, digits: int = 3) -> str:
-    """A mean and its interval; in brackets the mean of all trainings, where some were seen by the search, and the rank."""
-    more = [f"{100 * row['truth_all']:.{digits}f}"] if "truth_all" in row else []
-    more += [f"{row['rank']:.0f}"] if "rank" in row else []
-    return interval(row, digits=digits) + (f" ({', '.join(more)})" if more else "")
-
-
-def columns_of(name: str) -> dict[str, tuple[str, str]]:
-    """The budget and the kind of pick in each column: picks at all budgets, and with finalists at the last two."""
-    budgets = list(methods_of(name)["controller"]["budgets"])
-    columns = {budget: (budget, "found") for budget in budgets}
-    return columns | {f"{budget}, with finalists": (budget, "finals") for budget in budgets[-2:]}
-
-
 def comparison(name: str) -> str:
-    """True accuracy of each method's pick on a table, and in brackets its rank."""
-    columns = columns_of(name)
+    """True accuracy of each method's pick on a table; on our own also the mean of the networks that a rule of thumb names."""
+    methods = methods_of(name)
     rows = []
-    for method, of in methods_of(name).items():
-        if method != EVERYTHING:
-            rows.append([method, *(with_rank(of["budgets"][b][kind]) for b, kind in columns.values())])
-    return table(["trainings", *columns], rows)
+    for method in SHORT:
+        budgets = methods[method]["budgets"]
+        rows.append([shown(method), *(interval(budgets[b][kind], digits=2) for b, kind in COLUMNS.values())])
+    if name in OURS:
+        rows.append(["no search: 32 filters in both layers", *[f"{100 * rule_of_thumb(name):.2f}"] * len(COLUMNS)])
+    return table(["trainings", *COLUMNS], rows)
+
+
+def rule_of_thumb(name: str) -> float:
+    """Mean true accuracy of the 81 networks of our space with the most filters in both layers."""
+    with (RESULTS / f"{name}_space.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["filters_1"] == row["filters_2"] == "32"]
+    accuracies = []
+    for row in rows:
+        fresh = [float(value) for key, value in row.items() if key.startswith("fresh_") and value]
+        accuracies.append(statistics.fmean(fresh) if fresh else float(row["val_1"]))  # as picks are judged
+    return statistics.fmean(accuracies)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values after Holm's correction (1979) for the number of tests."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def lead(name: str) -> str:
-    """The controller's lead over each method."""
-    columns = columns_of(name)
+    """The controller's lead over the other methods of the table above, with p-values; a star where Holm's is below 0.05."""
+    methods = methods_of(name)
+    some = {m: [methods[m]["budgets"][b][kind] for b, kind in COLUMNS.values()] for m in SHORT[1:]}
+    corrected = iter(holm([row["p"] for of in some.values() for row in of]))
     rows = []
-    for method, of in methods_of(name).items():
-        if method not in ("controller", EVERYTHING):
-            some = [of["budgets"][b][kind] for b, kind in columns.values()]
-            rows.append([method, *(f"{100 * row['controller_ahead']:+.3f} (p {row['p']:.3f})" for row in some)])
-    return table(["lead over", *columns], rows)
+    for method, of in some.items():
+        stars = ["*" if next(corrected) < 0.05 else "" for _ in of]
+        leads = (
+            f"{100 * row['controller_ahead']:+.2f}{star} ({p_value(row)})" for row, star in zip(of, stars, strict=True)
+        )
+        rows.append([shown(method), *leads])
+    return table(["lead over", *COLUMNS], rows)
 
 
-def by_rule(name: str) -> str:
-    """Picks by the rule of the baseline methods, the reward alone, and by the controller's."""
-    places = [(b, kind) for kind in ("found", "finals") for b in ("100", "200")]
+def p_value(row: dict) -> str:
+    """A p-value, which the number of resamplings keeps from being smaller than 0.001."""
+    return "p ≤ 0.001" if row["p"] <= 0.001 else f"p = {row['p']:.3f}"
+
+
+def rules() -> str:
+    """Picks after 100 trainings by the reward alone, the rule of the baseline methods, and by reward and policy, our rule."""
+    names = ("mnist", "fashionmnist", "nasbench201")
     rows = []
-    for method, of in methods_of(name).items():
-        ends = ("_reward", "") if "found_reward" in of["budgets"]["100"] else ("", "_smoothed")
-        if f"found{ends[1]}" in of["budgets"]["100"] and method not in (SAME_TIME, EVERYTHING):
-            rows.append([method, *(with_rank(of["budgets"][b][kind + end]) for b, kind in places for end in ends)])
-    words = [f"{b}{', with finalists' if kind == 'finals' else ''}" for b, kind in places]
-    return table(["", *(f"{word}: by {rule}" for word in words for rule in ("reward", "both"))], rows)
+    for method in SHORT[:4]:
+        ends = ("_reward", "") if method == "controller" else ("", "_smoothed")
+        budgets = [methods_of(name)[method]["budgets"]["100"] for name in names]
+        rows.append([shown(method), *(interval(row[f"found{end}"], digits=2) for row in budgets for end in ends)])
+    words = ("by reward", "by reward and policy")
+    return table(["", *(f"{TABLED[name]}: {word}" for name in names for word in words)], rows)
 
 
 def tests() -> str:
-    """Test accuracy, which no method sees, of the picks with finalists."""
+    """Test accuracy, which no method sees, of the picks after 100 trainings, with finalists."""
     labels = {name: label for name, label in TABLED.items() if name != "nasbench_macro"}  # which has no other accuracy
-    places = [(methods_of(name), b) for name in labels for b in ("100", "200")]
-    rows = [
-        [m, *(interval(of[m]["budgets"][b]["finals"], "test") if m in of else "" for of, b in places)]
-        for m in places[0][0]
-    ]
-    header = [f"{label}, {b}" for label in labels.values() for b in ("100", "200")]
-    return table(["test accuracy", *header], rows)
+    rows = []
+    for method in SHORT:
+        picks = [methods_of(name)[method]["budgets"]["100"]["finals"] for name in labels]
+        rows.append([shown(method), *(interval(row, "test", digits=2) for row in picks)])
+    return table(["test accuracy", *labels.values()], rows)
+
+
+def all_numbers(name: str) -> str:
+    """Every method, budget and kind of pick of a comparison, as the text of a CSV file."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "trainings", "pick", *NUMBERS.values()])
+    for method, of in methods_of(name).items():
+        for budget, kinds in of["budgets"].items():
+            for kind in (kind for kind in KINDS if kind in kinds):
+                values = (kinds[kind].get(key, "") for key in NUMBERS)
+                writer.writerow([shown(method), budget, KINDS[kind].replace("both", "reward and policy"), *values])
+    return text.getvalue()
+
+
+def write_all_numbers() -> None:
+    """A CSV file beside the JSON file of each comparison on the pages."""
+    for name in (*TABLED, "singles", "pairs"):
+        (RESULTS / f"search_quality_{name}.csv").write_text(all_numbers(name))
 
 
 def policy() -> str:
@@ -105,10 +162,14 @@ def windows() -> str:
 def large(name: str) -> str:
     """A generated space: each method's pick, and its last children, in standard deviations of the space."""
     methods, rows = methods_of(name), []
-    for method, of in methods.items():
+    for method in (*SHORT[:4], "regularised evolution, 10 and 5", "TPE", SHORT[4]):
+        of = methods[method]
         some = [(row["found"], "truth") for row in of["budgets"].values()] + [(of["last_40"], "truth")]
-        rows.append([method, *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)])
-    return table(["trainings", *methods["controller"]["budgets"], "last 40 children"], rows)
+        label = {"regularised evolution, 10 and 5": "regularised evolution, sequential", "TPE": "TPE, sequential"}
+        rows.append(
+            [label.get(method, shown(method)), *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)]
+        )
+    return table(["evaluations", *methods["controller"]["budgets"], "last 40 children"], rows)
 
 
 def changes(kind: str) -> str:
@@ -141,10 +202,9 @@ def lags() -> str:
     return table(["", *(f"{budget} children" for budget in budgets)], rows)
 
 
-TABLES = {f.__name__: f for f in (answer, tests, policy, windows, lags)}
+TABLES = {f.__name__: f for f in (answer, rules, tests, policy, windows, lags)}
 TABLES |= {f"changes_{kind}": partial(changes, kind) for kind in ("found", "samples")}
 TABLES |= {kind: partial(staleness, kind) for kind in ("found", "late")}
 TABLES |= {name: partial(comparison, name) for name in TABLED}
 TABLES |= {f"{name}_lead": partial(lead, name) for name in TABLED}
-TABLES |= {f"{name}_rule": partial(by_rule, name) for name in TABLED}
 TABLES |= {name: partial(large, name) for name in ("pairs", "singles")}
