@@ -195,9 +195,7 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
 
     new = [made for made in (folder, *folder.parents) if not made.exists()]
     try:
-        dataset = getattr(torchvision.datasets, name)(
-            data_dir, train=train, download=True
-        )  # it downloads only what is missing
+        dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # only what is missing
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         for made in new:
             if made.exists() and not any(made.iterdir()):

@@ -81,9 +81,7 @@ def read_tables(root: Path, tables: dict[Path, str | None], files: Sequence[Path
         except NotLabels:
             if len(tables) == 1 or part == "train":
                 raise
-            note(
-                root, "left out, gives no labels to pictures that are here", [path]
-            )  # a competition's test part has none
+            note(root, "left out, gives no labels to pictures that are here", [path])  # a competition's test has none
             continue
         for file, row in matched:
             before = found.setdefault(file, row)

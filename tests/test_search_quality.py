@@ -429,7 +429,27 @@ def test_a_summary_tells_every_kind_of_answer(table, monkeypatch):
 # --- what was run is kept -----------------------------------------------------------------------------------------
 
 
-def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Searches run here, not in processes of their own."""
+
+    class Pool:
+        def __init__(self, processes, context, start, arguments):
+            start(*arguments)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        map = staticmethod(map)
+
+    monkeypatch.setattr(search_quality, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(search_quality, "_space", None)
+
+
+def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys, in_this_process):
     """A run that is interrupted goes on, a method is run again alone, and other tables are refused in one line."""
     rows = [
         (*a, *(sum(a) / 10 + noise for noise in (0, 0.001, 0.002)), 1) for a in itertools.product(range(4), repeat=3)
@@ -584,21 +604,6 @@ def test_what_goes_wrong_later_in_a_method_of_ones_own_is_one_line_with_its_plac
     assert re.fullmatch(rf"own_module:Late failed in own_module.py, line {line}: KeyError: .*", str(raised.value))
 
 
-def test_a_method_that_asks_for_the_same_again_and_again_is_noticed(compare, capsys, monkeypatch):
-    class Pool:
-        """In the place of worker processes."""
-
-        def __init__(self, processes, context, start, arguments):
-            start(*arguments)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        map = staticmethod(map)
-
-    monkeypatch.setattr(search_quality, "ProcessPoolExecutor", Pool)
+def test_a_method_that_asks_for_the_same_again_and_again_is_noticed(compare, capsys, in_this_process):
     assert compare("--method own_module:Same") == {None: [None], "own_module:Same, 10 pending": [[0], [0]]}
     assert "own_module:Same, 10 pending asked for 1 different networks only" in capsys.readouterr().out
