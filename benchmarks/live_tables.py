@@ -5,15 +5,15 @@ import statistics
 
 from benchmarks.common import RESULTS, read, spread, table
 
-SEARCHES = {"policy gradient": "mnist", "random search": "mnist-random"}
+SEARCHES = {"controller": "mnist", "random search": "mnist-random"}
 FASHION = {
     "3 layers, random search": "fashionmnist-paper-random",
-    "3 layers, policy gradient": "fashionmnist-paper",
+    "3 layers, controller": "fashionmnist-paper",
     "the same, half the entropy bonus": "fashionmnist-paper-half",
     "the same, twice the entropy bonus": "fashionmnist-paper-twice",
     "8 layers, random search": "fashionmnist-paper8-random",
-    "8 layers, policy gradient": "fashionmnist-paper8",
-    "small space, policy gradient": "fashionmnist-paper-small",
+    "8 layers, controller": "fashionmnist-paper8",
+    "small space, controller": "fashionmnist-paper-small",
 }
 
 
@@ -50,11 +50,11 @@ def children_of(name: str) -> list[float]:
 
 
 def references() -> str:
-    """Networks that nobody searched for beside the found one."""
+    """Hand-made networks, and the pick."""
     rows: dict[str, list] = {}
     for i, name in enumerate(("mnist", "fashionmnist-two-layers")):
         found = read(name, "evaluation.json")
-        for row in ({"name": "found by the search"} | found, *found["references"]):
+        for row in ({"name": "the pick"} | found, *found["references"]):
             cells = rows.setdefault(row["name"], [f"{row['name']} (n = {len(row['top1'])})", *[""] * 4])
             cells[1 + 2 * i : 3 + 2 * i] = spread(row["top1"]), f"{row['parameters']:,.0f}"
     return table(["", "MNIST, test", "parameters", "Fashion-MNIST, test", "parameters"], list(rows.values()))

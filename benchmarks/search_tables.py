@@ -169,7 +169,7 @@ def large(name: str) -> str:
         rows.append(
             [label.get(method, shown(method)), *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)]
         )
-    return table(["evaluations", *methods["controller"]["budgets"], "last 40 children"], rows)
+    return table(["evaluations", *methods["controller"]["budgets"], "last 40 evaluations"], rows)
 
 
 def changes(kind: str) -> str:

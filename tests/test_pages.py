@@ -13,7 +13,7 @@ from benchmarks.common import PANEL
 from benchmarks.live_tables import children_of
 from benchmarks.readme import PAGES, render
 from benchmarks.search_quality import read_table, spend
-from benchmarks.search_tables import TABLED, TEN_PENDING, all_numbers, holm, rule_of_thumb
+from benchmarks.search_tables import TABLED, TEN_PENDING, all_numbers, holm, lead, rule_of_thumb
 from benchmarks.summary import EVERYTHING, SAME_TIME
 from evaluation import print_accuracies
 from utils import VERSION
@@ -83,8 +83,8 @@ def claims_of_rewards() -> list[str]:
         "({:.2f} to {:.2f})".format(*short_of["best_tenth_other"]),
         f"below one epoch, {default['all_val']:.2f} against {whole['all_val']:.2f}, significantly "
         "({:.2f} to {:.2f})".format(*short_of["all_val"]),
-        "{:.0f} % of its variance is reproducible, in the best tenth {:.0f} %".format(*(100 * of for of in reliable)),
-        f"On other images it is only {100 * elsewhere['all']:.0f} % and {100 * elsewhere['best_tenth']:.0f} %",
+        "{:.0f}% of its variance is reproducible, in the best tenth {:.0f}%".format(*(100 * of for of in reliable)),
+        f"On other images it is only {100 * elsewhere['all']:.0f}% and {100 * elsewhere['best_tenth']:.0f}%",
         f"{default['all_other']:.2f} over all networks, and {default['best_tenth_other']:.2f} in the best tenth",
     ]  # fmt: skip
 
@@ -100,6 +100,7 @@ def claims_of_networks() -> dict[str, list[str]]:
     assert abs(found_fashion["top1_mean"] - random["top1_mean"] - 0.01) < 0.0005
     assert abs(found_fashion["top1_mean"] - lenet["top1_mean"] - 0.02) < 0.0005
     assert 0 < found_fashion["top1_mean"] - largest["top1_mean"] < 0.003
+    learned, example = read("nas_in_one_file.json"), ROOT / "examples" / "nas_in_one_file.py"
     two = read("fashionmnist", "evaluation.json")
     deep = read("mnist4", "evaluation.json")
     deep_minutes = (deep["seconds"] + read("mnist4", "time.json")["wall"]) / 60
@@ -115,6 +116,8 @@ def claims_of_networks() -> dict[str, list[str]]:
             f"| 2 min | {two['seconds'] / 60:.0f} min | {two['top1_mean']:.2%} |",
             f"| MNIST, two cores | 2 min | 6 min | {read('mnist', 'evaluation.json')['top1_mean']:.2%} |",
             f"two cores | 2 min | 13 s | {read('digits', 'evaluation.json')['top1_mean']:.2%} |",
+            f"is the paper's method in {len(example.read_text().splitlines())} lines",
+            f"get better by {100 * learned['gain']:.1f} ± {100 * learned['gain_ci']:.1f} points",
             f"is nearly as good: {largest['top1_mean']:.2%} on Fashion-MNIST",
         ],
         "own_data.md": [f"{two['recipe']['epochs']:.0f} epochs reach {two['top1_mean']:.2%}"],
@@ -314,6 +317,28 @@ def test_what_is_said_of_the_comparison_is_so():
     scaling = read("scaling.json")
     assert all(abs(check["difference"]) < 0.04 for check in scaling["checks"]) and 3 < scaling["slowest_child"] < 3.3
     assert all(170 < rate < 200 for rate in scaling["children_per_second"].values())
+
+
+def test_what_is_called_significant_survives_holms_correction():
+    stars = {}
+    for name in TABLED:
+        for line in lead(name).splitlines()[2:]:
+            method, *cells = line.strip("| ").split(" | ")
+            stars[name, method] = ["*" in cell for cell in cells]  # 50, 100, 200, 100 with finalists
+    evolution, tpe = "regularised evolution, 10 pending", "TPE, 10 pending"
+    for name in TABLED:
+        assert stars[name, "random search"] == [name != "nasbench201", True, True, True]
+    assert stars["mnist", evolution] == [False, True, True, False] and stars["mnist", tpe] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    for name, method in itertools.product(("fashionmnist", "nasbench_macro"), (evolution, tpe)):
+        assert not any(stars[name, method])
+    behind_at_first = read("search_quality_nasbench201.json")["methods"]["TPE, 10 under way"]["budgets"]["50"]["found"]
+    assert not any(stars["nasbench201", evolution]) and stars["nasbench201", tpe] == [True, False, False, False]
+    assert behind(behind_at_first)
 
 
 def test_what_is_said_of_nasbench201_is_so():
