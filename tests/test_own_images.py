@@ -320,7 +320,7 @@ def test_too_little_memory_is_said_in_gigabytes(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
+def quick(monkeypatch, tmp_path, undrawn):
     """The program in this process: evaluate trains really, but a step only; children are stand-ins."""
 
     def attempt(run, workers, architecture, seed):

@@ -290,7 +290,7 @@ def test_a_second_search_in_a_running_ones_folder_stops_and_a_dead_ones_lock_doe
     assert code == 0 and "100 trained" in output
 
 
-def test_a_full_disk_is_one_line_and_the_ledger_stays_readable(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_one_line_and_the_ledger_stays_readable(tmp_path, monkeypatch, capsys, undrawn):
     full = os.environ | {"STAND_IN_LARGEST_FILE": "4000"}
     flags = ("--num_children", "19", "--workers", "1")
     code, _, errors = Search(tmp_path / "run", *flags, env=full).end()

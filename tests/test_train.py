@@ -43,7 +43,7 @@ def rows_without_seconds(run_dir: Path) -> list[dict]:
 
 
 @pytest.fixture
-def stand_in(monkeypatch, tmp_path):
+def stand_in(monkeypatch, tmp_path, undrawn):
     """Run the program in this process with a fast function in the place of a child's training; counts its calls."""
     calls = []
 

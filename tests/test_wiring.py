@@ -84,7 +84,7 @@ class InProcess:
 
 
 @pytest.fixture
-def trainings(monkeypatch, tmp_path) -> list[dict]:
+def trainings(monkeypatch, tmp_path, undrawn) -> list[dict]:
     """What every training got; 60,000 training images labelled by their number, and 100 test images."""
     noted = []
 
