@@ -15,7 +15,7 @@ from folders import EITHER, PART_OF
 from pictures import Picture, note
 from utils import InputError, listed, one_line
 
-KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}  # as MedMNIST and Keras call them
+KINDS = {"images": "images", "x": "images", "labels": "labels", "y": "labels"}  # the words of MedMNIST and Keras
 SHAPES = "(N, H, W), (N, H, W, 1), (N, H, W, 3), (N, 1, H, W) or (N, 3, H, W)"
 
 
@@ -67,7 +67,7 @@ def load_arrays(file: Path) -> dict[tuple[str, str], Array]:
 def part_and_kind(name: str) -> tuple[str, str] | None:
     """What an array is by its name: train_images, images_train, x_train."""
     words = name.lower().split("_")
-    if len(words) == 1 and words[0] in KINDS:  # of no part: all are for training
+    if len(words) == 1 and words[0] in KINDS:  # an array without a part is for training
         return "train", KINDS[words[0]]
     for part, kind in (words, words[::-1]) if len(words) == 2 else ():
         if PART_OF.get(part, EITHER) != EITHER and kind in KINDS:

@@ -113,8 +113,8 @@ def short_name(dataset: str) -> str:
         return dataset
     path = Path(dataset).resolve()
     if path.suffix.lower() in OWN_FILES and not path.is_dir():
-        generic = path.suffix.lower() == ".csv" and is_standard(path.stem)  # as labels.csv: what its folder is called
-        path = path.parent if generic else path.with_suffix("")
+        says_nothing = path.suffix.lower() == ".csv" and is_standard(path.stem)  # its folder's name says more
+        path = path.parent if says_nothing else path.with_suffix("")
     return printable(path.name)
 
 
@@ -147,7 +147,11 @@ def split_off(labels: Tensor, share: float | None = None, stratified: bool = Tru
 
 
 def held_out_share(n: int) -> float:
-    """The share of n images that gives the reward; it is larger for few images, because more tell networks apart."""
+    """The share of n training images that gives the reward.
+
+    Few images can't tell networks apart, so of few a larger share is held out. The number held out never falls as n
+    grows: 3/10 of n up to 1,000, then 1,000, then 1/10 of n up to HELD_OUT, then HELD_OUT.
+    """
     if n < 3334:
         return 3 / 10
     if n < 10_000:
@@ -170,7 +174,9 @@ def in_shared_memory(data: Data) -> Data:
 
 # --- torchvision's ------------------------------------------------------------------------------------------------
 
-MNIST_MD5 = {  # of the unpacked files: a .gz may be compressed in many ways; other data sets have files of these names
+# The digests are those of MNIST's unpacked files, since a .gz may be compressed in many ways. Other data sets have
+# other files of the same names.
+MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -189,7 +195,7 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
 
     new = [made for made in (folder, *folder.parents) if not made.exists()]
     try:
-        dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # what is not there yet
+        dataset = getattr(torchvision.datasets, name)(data_dir, train=train, download=True)  # only what is missing
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         for made in new:
             if made.exists() and not any(made.iterdir()):
@@ -231,7 +237,7 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     """
     pictures = find_pictures(path)
     classes = sorted({picture.label for picture in pictures}, key=natural)
-    missing_parts(path, pictures, classes)  # before they are decoded, which takes long
+    missing_parts(path, pictures, classes)  # an error comes now, before all are decoded, which takes long
 
     bad: dict[str, str] = {}  # names of those that can't be read, and why
     pictures, headers = read_headers(path, pictures, bad)
@@ -242,7 +248,7 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     pictures, pixels = decode(path, pictures, preparation, bad)
 
     check_distinct(path, pictures, digests(pixels))
-    if PARTS.keys() - {picture.part for picture in pictures}:  # some are drawn
+    if PARTS.keys() - {picture.part for picture in pictures}:  # then some parts are drawn
         pictures, pixels = without_copies(path, pictures, pixels)
     missing = missing_parts(path, pictures, classes)
     report_missing_classes(path, pictures, classes)

@@ -5,7 +5,6 @@ import functools
 import heapq
 import io
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from utils import InputError
 from workers import TaskFailed, Workers
 
 EVALUATION = Recipe(epochs=8, shift=1)
-MOST_DRAWN = 50  # classes in confusion.png and in the line of recalls
+MAX_CLASSES_SHOWN = 50  # classes in confusion.png and in the line of recalls
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -52,7 +51,7 @@ def evaluate(args: argparse.Namespace) -> None:
         result = describe(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
         try:  # first the files: what has taken so long must not be lost
             write_files(args.run_dir, suffix, result, finals[0]["saved"])
-        finally:  # the numbers, even if a file can't be written
+        finally:  # the numbers are printed even if a file can't be written
             print_accuracies(result)
         if args.references:
             result["references"] = references.compare(run, kept, train)
@@ -60,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
             utils.write_json(file, result)
         kept.finish()
     print(f"time                {utils.duration(result['seconds'])}")
-    picture = f"confusion{suffix}.png" if len(confusions) <= MOST_DRAWN else ""
+    picture = f"confusion{suffix}.png" if len(confusions) <= MAX_CLASSES_SHOWN else ""
     files = f"best_child{suffix}.pt2 and .pt (the first seed's network, ready to use)"
     print(f"files               {args.run_dir}/ ({file.name}{picture and f', {picture}'}, {files})")
     if picture:
@@ -97,7 +96,7 @@ def settings_of_finals(run: Evaluation) -> dict:
         "train_images": run.args.train_images,
         "seed": run.args.seed,
         "device": run.device,
-        "version": utils.VERSION,
+        "version": utils.COMPATIBLE_WITH,
         **asdict(run.recipe),
     }
 
@@ -111,13 +110,21 @@ def final_jobs(run: Evaluation) -> list[Job]:
 
 def describe(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
     """The content of evaluation.json."""
-    result = {"architecture": str(run.architecture), "extra_filters": run.architecture.extra_filters}
-    result["dataset"] = datasets.short_name(run.args.dataset)
-    result |= run.data.preparation._asdict() | measured(finals, confusions)
-    result |= {"seeds": [job.seed for job in final_jobs(run)], "train_images": len(run.data.train.labels)}
-    result["test_images_in_training"] = datasets.count_repeated(run.data.held_out, run.data.train)
-    result |= size | {"recipe": asdict(run.recipe), "both_sides": judged_from_both_sides(run.recipe)}
-    return result | {"device": run.device} | utils.environment(run.device)
+    return {
+        "architecture": str(run.architecture),
+        "extra_filters": run.architecture.extra_filters,
+        "dataset": datasets.short_name(run.args.dataset),
+        **run.data.preparation._asdict(),
+        **summarize_tests(finals, confusions),
+        "seeds": [job.seed for job in final_jobs(run)],
+        "train_images": len(run.data.train.labels),
+        "test_images_in_training": datasets.count_repeated(run.data.held_out, run.data.train),
+        **size,
+        "recipe": asdict(run.recipe),
+        "both_sides": judged_from_both_sides(run.recipe),
+        "device": run.device,
+        **utils.environment(run.device),
+    }
 
 
 def write_files(run_dir: Path, suffix: str, result: dict, saved: bytes) -> None:
@@ -127,16 +134,20 @@ def write_files(run_dir: Path, suffix: str, result: dict, saved: bytes) -> None:
     utils.write_atomically(run_dir / f"best_child{suffix}.pt2", exported(saved))
 
 
-def measured(finals: Sequence[dict], confusions: Tensor) -> dict:
+def summarize_tests(finals: Sequence[dict], confusions: Tensor) -> dict:
     """Accuracies, each class's recall (None without test images), and the share of the most frequent class."""
-    result = statistics_of("top1", finals) | (statistics_of("top5", finals) if len(confusions) > 5 else {})
-    sizes, right = confusions.sum(1).tolist(), confusions.diag().tolist()
+    result = statistics_of("top1", finals)
+    if len(confusions) > 5:  # of five classes all are among the first five
+        result |= statistics_of("top5", finals)
+    sizes = confusions.sum(1).tolist()
+    right = confusions.diag().tolist()
     result["recall"] = [n / size if size else None for n, size in zip(right, sizes, strict=True)]
-    return result | {"most_frequent_share": max(sizes) / sum(sizes)}
+    result["most_frequent_share"] = max(sizes) / sum(sizes)
+    return result
 
 
 def print_accuracies(result: dict) -> None:
-    """Print what `measured` gives."""
+    """Print what `summarize_tests` gives."""
     for name in ("top1", "top5"):
         if values := result.get(name, []):
             listed = f"mean ± std, n = {len(values)}: {', '.join(f'{value:.2%}' for value in values)}"
@@ -145,8 +156,8 @@ def print_accuracies(result: dict) -> None:
     print(f"most frequent class {result['most_frequent_share']:.2%} of the test images")
     pairs = zip(result["recall"], result["classes"], strict=True)
     recalls = sorted(pair for pair in pairs if pair[0] is not None)
-    least = ", ".join(f"{name} {share:.1%}" for share, name in recalls[:MOST_DRAWN])
-    print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MOST_DRAWN else ''}")
+    least = ", ".join(f"{name} {share:.1%}" for share, name in recalls[:MAX_CLASSES_SHOWN])
+    print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MAX_CLASSES_SHOWN else ''}")
 
 
 def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
@@ -184,7 +195,7 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int,
         print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings have ended before: taken from {kept.folder}")
     if not missing:
         return finals
-    progress = torch.zeros(len(jobs), 2, dtype=torch.float64).share_memory_()  # of each: images seen, accuracy
+    progress = torch.zeros(len(jobs), 2, dtype=torch.float64).share_memory_()  # (jobs, 2): images seen, accuracy
     num_workers = min(num_workers, len(missing))
     with (
         Workers(num_workers, shared=(datasets.in_shared_memory(data), progress)) as workers,
@@ -218,7 +229,7 @@ class ProgressLine(tqdm):
     """
 
     def __init__(self, jobs: Sequence[Job], finals: Sequence[dict | None], num_images: int, num_workers: int) -> None:
-        self.images = [math.prod(model.training_steps(job.recipe, num_images)[::2]) for job in jobs]
+        self.images = [images_of(job, num_images) for job in jobs]
         self.num_processes = num_workers
         total = self.images_ahead(self.images)
         ahead = self.images_ahead([n for n, final in zip(self.images, finals, strict=True) if final is None])
@@ -240,6 +251,12 @@ class ProgressLine(tqdm):
         self.set_postfix_str(f"training accuracy {accuracy:.1%}" if accuracy else "")
 
 
+def images_of(job: Job, num_images: int) -> int:
+    """The images that a training goes through, each as often as it does."""
+    batch_size, _, num_steps = model.training_steps(job.recipe, num_images)
+    return batch_size * num_steps
+
+
 def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     """Runs in a worker process: train a network on all training images and measure it on the test images."""
     data, progress = shared
@@ -250,18 +267,23 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
         top1, top5 = measure(trained.child, there.held_out, both_sides)
     final, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
     if not callable(job.network):
-        final["confusions"] = confused(child, data, both_sides)
+        final["confusions"] = confusion_matrix(child, data, both_sides)
     if job.weights:
-        saved = {"architecture": str(job.network), "extra_filters": job.network.extra_filters}
-        saved["state_dict"] = child.state_dict()
-        saved |= {"image_shape": tuple(data.train.pixels.shape[1:]), "num_classes": data.num_classes}
-        saved |= data.preparation._asdict() | {"both_sides": both_sides}
-        final["saved"] = utils.as_bytes(saved)
+        saved = {
+            "architecture": str(job.network),
+            "extra_filters": job.network.extra_filters,
+            "state_dict": child.state_dict(),
+            "image_shape": tuple(data.train.pixels.shape[1:]),
+            "num_classes": data.num_classes,
+            **data.preparation._asdict(),
+            "both_sides": both_sides,
+        }
+        final["saved"] = utils.serialize(saved)
     return final
 
 
 @torch.inference_mode()
-def confused(child: Child, data: Data, both_sides: bool = False) -> list[list[int]]:
+def confusion_matrix(child: Child, data: Data, both_sides: bool = False) -> list[list[int]]:
     """How many test images of each class a child, on the CPU, takes for which (classes, classes)."""
     network = FromPixels(child, both_sides)
     predicted = torch.cat([network(pixels).argmax(1) for pixels in data.held_out.pixels.split(500)])
@@ -289,24 +311,30 @@ class Chosen(NamedTuple):
     """The network that `--mode evaluate` trains."""
 
     architecture: Architecture
-    suffix: str  # of the names of its files
+    suffix: str  # stands in the names of its files
     searched: dict  # settings of the search in the run folder, if it is one on this data set; otherwise empty
-    found: bool = False  # by that search: the images must be the same
+    found: bool = False  # whether that search has found it: then the images must be the same
 
 
 def choose_architecture(args: argparse.Namespace) -> Chosen:
-    """--architecture, the best network of the search in the run folder, or the committed one."""
+    """The network to train: --architecture, or the best one of the run folder's search, or the committed one.
+
+    InputError if the run folder has a search on another data set, or if there is no network.
+    """
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
     settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
-    same = is_search_on(settings, args)
+    on_this_dataset = is_search_on(settings, args)
     if args.architecture is not None:
-        return Chosen(args.architecture, f"-{short_text(args.architecture)}", settings if same else {})
+        suffix = f"-{short_text(args.architecture)}"  # the files of the search's own network are not replaced
+        return Chosen(args.architecture, suffix, settings if on_this_dataset else {})
     if not rows:
-        return Chosen(committed_architecture(args), "", {})
-    if not same:
-        before = f"{settings.get('dataset')}{', images of your own' if settings.get('images') else ''}"
-        raise InputError(f"{args.run_dir} holds a search on {before}, not on {args.dataset}: name it by --dataset")
-    return Chosen(best_of_search(args.run_dir, rows), "", settings, found=True)
+        return Chosen(committed_architecture(args), suffix="", searched={})
+    if not on_this_dataset:
+        searched = settings.get("dataset")
+        own = ", images of your own" if settings.get("images") else ""
+        another = f"a search on {searched}{own}, not on {args.dataset}"
+        raise InputError(f"{args.run_dir} holds {another}: name it by --dataset")
+    return Chosen(best_of_search(args.run_dir, rows), suffix="", searched=settings, found=True)
 
 
 def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
@@ -330,9 +358,10 @@ def best_of_search(run_dir: Path, rows: dict[int, dict]) -> Architecture:
     """The network that a search returned, or the best so far of one that is not finished."""
     file = run_dir / "best.json"
     best = utils.read_json(file) if file.exists() else {}
-    if best.get("children") == len(rows):
+    is_finished = best.get("children") == len(rows)  # else the file is that of a smaller search that goes on
+    if is_finished:
         return named_architecture(best, run_dir, f"best architecture of the search in {run_dir}")
-    best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # of equal ones the earliest
+    best = max(rows.values(), key=lambda row: (row["reward"], -row["child"]))  # the earliest of equal ones
     return named_architecture(best, run_dir, f"the search in {run_dir} is not finished: best of {len(rows)} children")
 
 

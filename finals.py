@@ -17,7 +17,7 @@ from model import Recipe
 from search_space import Architecture
 from utils import InputError
 
-EVERY_FILE = "final-*"  # in the folder, of what has ended
+EVERY_FILE = "final-*"  # the files of trainings that have ended
 
 
 class Evaluation(NamedTuple):
@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
 
     args: argparse.Namespace
     architecture: Architecture
-    suffix: str  # of the names of its files
+    suffix: str  # stands in the names of its files
     searched: dict  # settings of the search in the run folder, if it is one on this data set; otherwise empty
     data: Data
     recipe: Recipe
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """What stands in the names of its files."""
         extra = getattr(self.network, "extra_filters", 0)
         return f"{self.seed}-{extra}_more_filters" if extra else str(self.seed)
 

@@ -26,8 +26,8 @@ TABLE = "a table, labels.csv, with the columns file_name and label"
 class Tree(NamedTuple):
     """All folders, by their path below the one that was given."""
 
-    pictures: dict[Path, list[Path]]  # in each folder itself
-    folders: dict[Path, list[Path]]  # in each folder itself
+    pictures: dict[Path, list[Path]]  # the files in each folder itself
+    folders: dict[Path, list[Path]]  # the folders in each folder itself
     total: Counter[Path]  # pictures in each folder and below it
 
     def filled(self, folder: Path) -> list[Path]:
@@ -36,7 +36,7 @@ class Tree(NamedTuple):
 
 
 class ClassFolder(NamedTuple):
-    folder: Path  # with all that is below
+    folder: Path  # all pictures below it are of the class
     label: str  # the name of its class
     part: str
 

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT, SAMPLESPERPIXEL, Im
 
 ALWAYS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")  # others may run other programs
 CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # formats for which Pillow may have been built, or not
-SUFFIXES = {  # of pictures that are read only where a codec is installed, or never
+SUFFIXES = {  # formats that are read only where a codec is installed, or never
     "HEIC": (".heic", ".heics", ".heif", ".heifs", ".hif"),
     "AVIF": (".avif", ".avifs"),
     "JPEG 2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
@@ -134,5 +134,5 @@ def kind_of_tiff(file: Path) -> str:
             bands, bits = tags.get(SAMPLESPERPIXEL, 1), tags[BITSPERSAMPLE][0]
         number = "floats" if tags.get(SAMPLEFORMAT, (1,))[0] == 3 else "whole numbers"
         return f"TIFF with {bands} x {bits} bits of {number}, which Pillow doesn't read: convert it to PNG"
-    except Exception:  # at a damaged file decoders raise whatever they run into
+    except Exception:  # decoders raise whatever they run into in a damaged file
         return "damaged TIFF"

@@ -103,7 +103,8 @@ def read_class_folders(root: Path, tree: Tree, left_out: dict[str, list[Path]]) 
         place = next((class_of[above] for above in (folder, *folder.parents) if above in class_of), None)
         if place:
             labelled += [Labelled(file, place.label, place.part) for file in files]
-            nested += [folder] if files and folder != place.folder else []
+            if files and folder != place.folder:
+                nested.append(folder)
         elif folder.parts and folder.parts[0] not in tops:
             left_out["no part with a folder for each class"].append(Path(folder.parts[0]))
         else:
@@ -166,7 +167,7 @@ def group_by(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
 def walk(root: Path) -> tuple[dict[Path, list[Path]], dict[str, list[Path]]]:
     """The pictures of each folder, and what is left out and why; every real folder once, those behind links last."""
     folders, left_out, seen, todo, denied = {}, defaultdict(list), set(), [root], []
-    for top in todo:  # which grows
+    for top in todo:  # a list that grows
         for name, below, files in os.walk(top, onerror=denied.append):
             folder, real = Path(name).relative_to(root), os.path.realpath(name)
             ours = folder.parts and any(re.fullmatch(r"children\.jsonl|best_child.*\.pt2", file) for file in files)

@@ -27,7 +27,7 @@ from utils import InputError, listed, one_line, printable, usable_memory
 
 IMAGE_SIZE = 32  # pixels, to which pictures of different sizes, or above LARGE, are brought without --image_size
 LARGE = 64
-FAINT = 16  # of 256 levels: pictures with less between their darkest and brightest pixel show nothing
+FAINT = 16  # levels of 256: pictures with fewer between their darkest and brightest pixel show nothing
 NO_DATA = 1e30  # values beyond it stand for "no data", as do NaN and the one that GDAL has written into a TIFF
 GDAL_NODATA = 42113  # a tag of TIFF
 
@@ -57,7 +57,7 @@ class Preparation(NamedTuple):
     classes: tuple[str, ...]
     image_size: tuple[int, int]  # width, height
     channels: int  # 1: grey, 3: RGB
-    grey_range: tuple[float, float] = (0, 65535)  # of grey with more than 8 bits: what becomes 0, and 255
+    grey_range: tuple[float, float] = (0, 65535)  # the values that become 0 and 255 where grey has more than 8 bits
 
 
 def note(path: Path, what: str, names: Sequence) -> None:
@@ -170,14 +170,14 @@ def read_all(path: Path, pictures: Collection[Picture], read: Callable, bad: dic
         try:
             with warnings.catch_warnings(action="ignore"), picture.open() as image:
                 value = read(image)
-        except Exception as error:  # at a damaged file decoders raise whatever they run into
+        except Exception as error:  # decoders raise whatever they run into in a damaged file
             bad[picture.name] = re.sub(r" \(.*\)$", "", one_line(error))  # such as how many bytes are missing
         else:
             yield picture, value
     most = max(3, n // 100)
     if not path.exists():
         raise InputError(f"{path} is gone, it was there at first: put it back")
-    if len(bad) > most:  # which leaves one at least: a set that can be split has four
+    if len(bad) > most:  # otherwise one is left at least: a set that can be split has four
         more = f"{len(bad) - most:,} more than may be left out"
         raise InputError(f"{path}: {can_not_be_read(bad, n)}; {more}: mend or remove them")
 
@@ -197,7 +197,7 @@ def read_header(image: Image.Image) -> Header:
     extremes, gaps = (), False
     if image.mode[0] in "IF":
         values = np.asarray(image, np.float64)
-        valid = np.abs(values) < NO_DATA  # not NaN either
+        valid = np.abs(values) < NO_DATA  # NaN is not below it
         valid &= values != float(getattr(image, "tag_v2", {}).get(GDAL_NODATA, "nan").strip(" \0") or "nan")
         gaps = not valid.all()
         if valid.any():
@@ -223,7 +223,7 @@ def page_sizes(image: Image.Image) -> list[tuple[int, int]]:
     try:
         with Image.open(image.filename, formats=["TIFF"]) as again:  # whose place may be lost at a damaged page
             sizes = [page.size for page in ImageSequence.Iterator(again)]
-    except Exception:  # at a damaged page decoders raise whatever they run into; the first one may be whole
+    except Exception:  # decoders raise whatever they run into in a damaged page; the first one may be whole
         return []
     return sizes if len(sizes) > 1 else []
 
@@ -242,7 +242,7 @@ def prepare(image: Image.Image, image_size: tuple[int, int], channels: int, grey
         low, high = grey_range
         grey = np.nan_to_num((np.asarray(image, np.float64) - low) * 255 / (high - low))
         image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:  # on middle grey, where black and white can both be seen
+    if image.has_transparency_data:  # middle grey shows black and white alike
         image = Image.alpha_composite(Image.new("RGBA", image.size, "#808080"), image.convert("RGBA"))
     image = image.convert("RGB").convert("L" if channels == 1 else "RGB").resize(image_size, reducing_gap=3.0)
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)

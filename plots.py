@@ -17,7 +17,7 @@ from torch import Tensor
 from search_space import Architecture
 from utils import PictureMissing, write_atomically
 
-matplotlib.rc("text", parse_math=False)  # in names of folders and classes a $ is a $
+matplotlib.rc("text", parse_math=False)  # names of folders and classes may have a $
 matplotlib.rc("figure.constrained_layout", use=True)
 matplotlib.rc("savefig", dpi=120)
 matplotlib.rc("axes.formatter", useoffset=False)
@@ -41,7 +41,7 @@ def save(folder: Path, figures: dict[str, Callable[[], Figure]]) -> None:
             if lacking:
                 characters = ", ".join(f"U+{character:04X}" for character in sorted(lacking)[:5])
                 print(f"{file}: no installed font has {characters}; boxes are in their place", file=sys.stderr)
-        except Exception as error:  # of the disk, the memory, a font
+        except Exception as error:  # the disk, the memory or a font may be its cause
             missing.append(f"{file} ({' '.join(str(error).split()) or type(error).__name__})")
     if missing:
         raise PictureMissing(f"all is done but for pictures that can't be drawn or written: {', '.join(missing)}")
@@ -73,7 +73,7 @@ def font_with(characters: set[int]) -> str | None:
 
 
 def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str) -> Figure:
-    """Each child's accuracy and what is handed over, and below them the policy's choices over time.
+    """Each child's accuracy and the best network, and below them the policy's choices over time.
 
     `rows`: sorted by child; `preferences[update][token][choice]`: shares among samples, of what was sampled then.
     """
@@ -118,7 +118,7 @@ def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple],
     """A cell for each layer and decision: the share of each choice over the updates."""
     cells = figure.subplots(tokens[-1][0], len(columns), squeeze=False)  # sharing their axes takes far longer
     last = max(1, len(preferences) - 1)
-    tokens_of = {}  # of each cell: one, or those of all inputs
+    tokens_of = {}  # for each cell its token, or those of all inputs
     for t, (layer, name, _) in enumerate(tokens[: len(preferences[-1])]):  # no network was deeper than the latest
         tokens_of.setdefault((layer, name.split()[0]), []).append(t)
     for (layer, decision), drawn in tokens_of.items():
@@ -129,7 +129,7 @@ def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple],
             where = {"origin": "lower", "extent": (first, last, 0.5, layer - 0.5), "aspect": "auto"}
             cell.imshow(shares[..., 1].T, cmap="gray", vmin=0, vmax=1, **where)
             cell.set_yticks([])
-            for j in range(1, layer, 1 + layer // 8):  # not more labels than there is room for
+            for j in range(1, layer, 1 + layer // 8):  # there is room for so many labels
                 label = {"ha": "right", "va": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
                 cell.text(0.97 * last, j, j, fontsize="small", **label)
             if layer == 2:  # the first that has another before it
@@ -145,8 +145,10 @@ def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple],
     for cell in cells.flat:
         cell.set(xlim=(0, last), visible=cell.has_data())
         cell.label_outer()
-    stripes = " (input: a stripe for each earlier layer, white where all networks have that input)"
-    figure.supxlabel("updates of the policy" + stripes * ("input" in columns), fontsize="medium")
+    label = "updates of the policy"
+    if "input" in columns:
+        label += " (input: a stripe for each earlier layer, white where all networks have that input)"
+    figure.supxlabel(label, fontsize="medium")
     figure.supylabel("share in the policy, %", fontsize="medium")
 
 
@@ -157,7 +159,8 @@ def plot_front(rows: Sequence[dict], best: dict, noise: float, title: str) -> Fi
     smaller networks of which no smaller one is as accurate. What lies above the best was measured once and was lucky.
     """
     rows = [row for row in rows if "error" not in row]
-    twice = [row for row in rows if len(row.get("val_accuracies", ())) > 1]
+    trained_twice = [row for row in rows if len(row.get("val_accuracies", ())) > 1]
+    trained_once = [row for row in rows if row not in trained_twice]
     below = [row for row in rows if all(row[key] < best[key] for key in ("parameters", "val_accuracy"))]
     front = []
     for row in [*sorted(below, key=lambda row: (row["parameters"], -row["val_accuracy"])), best]:
@@ -166,8 +169,8 @@ def plot_front(rows: Sequence[dict], best: dict, noise: float, title: str) -> Fi
     figure = Figure(figsize=(10, 4.5))
     axes = figure.subplots()
     for some, style in (
-        ([row for row in rows if row not in twice], {"marker": ".", "color": "0.6", "label": "child, trained once"}),
-        (twice, {"marker": "o", "ms": 4, "color": "0.3", "label": "finalist, mean of two trainings"}),
+        (trained_once, {"marker": ".", "color": "0.6", "label": "child, trained once"}),
+        (trained_twice, {"marker": "o", "ms": 4, "color": "0.3", "label": "finalist, mean of two trainings"}),
         (front, {"ls": "-", "color": "tab:orange", "drawstyle": "steps-post"}),
         ([best], {"marker": "*", "ms": 14, "color": "tab:orange", "label": "best network"}),
     ):
@@ -210,7 +213,8 @@ def plot_architecture(architecture: Architecture, title: str) -> Figure:
     labels.append("classifier")
     arrows = [(j, end) for end, layer in enumerate(architecture.layers, start=1) for j in layer.inputs]
     arrows += [(j, len(labels) - 1) for j in architecture.outputs]
-    half = 0.5 + max(min(0.2 * (end - start), 1) * (end > start + 1) for start, end in arrows)  # of the height
+    bends = [min(0.2 * (end - start), 1) for start, end in arrows if end > start + 1]  # arrows that pass by a box
+    half = 0.5 + max(bends, default=0)  # half the height
     figure = Figure(figsize=(max(7, 1.3 * len(labels)), 2.4 * half))
     axes = figure.subplots()
     style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": {"boxstyle": "round", "fc": "0.93"}}
@@ -233,7 +237,8 @@ def plot_confusions(confusions: Tensor, classes: Sequence[str], title: str) -> F
     axes = figure.subplots()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
     for row, column in shares.ge(0.5).nonzero().tolist():
-        style = {"ha": "center", "va": "center", "fontsize": "x-small", "color": "wk"[shares[row, column] < 50]}
+        color = "black" if shares[row, column] < 50 else "white"
+        style = {"ha": "center", "va": "center", "fontsize": "x-small", "color": color}
         axes.text(column, row, f"{shares[row, column]:.0f}", **style)
     names = [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
     axes.set_xticks(range(len(classes)), names, rotation=90)

@@ -57,7 +57,7 @@ READY_MADE = {  # what a reader would take instead
     "MobileNetV3-small": ReadyMade(
         "mobilenet_v3_small",
         (
-            ("dropout", 0.0),  # which would need a seed of its own
+            ("dropout", 0.0),  # it would need a seed of its own
             ("norm_layer", nn.BatchNorm2d),  # torchvision's takes a hundred steps to learn the statistics: too slow
         ),
     ),
@@ -143,7 +143,7 @@ def seconds_of_a_step(network: Architecture | ReadyMade, data: Data, recipe: Rec
 
     with Workers(1, in_shared_memory(few), device=device) as workers:
         time = workers.submit(lambda: statistics.median(seconds(25) - seconds(5) for _ in range(3)) / 20).result()
-    return max(time, 1e-6)  # of a clock that was disturbed
+    return max(time, 1e-6)  # it may be negative if other work has disturbed the clock
 
 
 def seconds_of_training(data: Data, network: Architecture | ReadyMade, recipe: Recipe, device: str) -> float:

@@ -1,10 +1,11 @@
 """What a search shows and leaves: progress, files, pictures, and a report."""
 
+import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from shlex import quote
 
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from policy_gradient import PolicyGradient
 from search_space import parse_architecture
 from settings import Run
 
-CHOSEN_BY = "highest sum of the accuracy's rank and {:.2f} times what the policy expects of it"
+CHOSEN_BY = "highest sum of the accuracy's rank and {:.2f} times the policy's estimate of it"
 PROGRESS = "reward {reward:.4f}, best {best_reward:.4f}, entropy {entropy:.1f} nats"
 NETWORK = "{architecture}   {val_accuracy:.2%}{both}   {parameters:,} parameters   child {child}"
 
@@ -28,9 +29,9 @@ class Progress(ExitStack):
         from torch.utils.tensorboard import SummaryWriter  # here, because worker processes import this file
 
         for events in folder.glob("events.out.tfevents.*"):
-            if b"search/best_reward" in events.read_bytes():  # of an earlier run, and no other program's
+            if b"search/best_reward" in events.read_bytes():  # an earlier run has written it, and no other program
                 events.unlink()
-        super().__init__()  # which closes what is entered
+        super().__init__()  # the stack closes what is entered below
         self.events = self.enter_context(SummaryWriter(folder))
         self.bar = self.enter_context(tqdm(total=num_children, initial=num_done, unit="child", dynamic_ncols=True))
         self.shares: list[list[list[float]]] = []  # [update][token][choice], among samples of the policy
@@ -45,16 +46,23 @@ class Progress(ExitStack):
 
 
 def noise_of_accuracy(ranking: list[dict], data: Data) -> float:
-    """What two finalists' mean accuracies may differ by without meaning anything: a standard deviation.
+    """The standard deviation of the difference between two finalists' mean accuracies, if only chance makes it.
 
-    Of one training, told by the finalists' two, or of the validation images, whichever is larger; for these with one
-    more image right and one more wrong (Agresti & Coull 1998), so that 100 % of a few images is not certain.
+    Chance comes from the trainings and from the validation images, which are few: the larger one counts.
     """
     pairs = [row["val_accuracies"] for row in ranking if len(row.get("val_accuracies", ())) == 2]
-    of_training = math.sqrt(sum((a - b) ** 2 / 2 for a, b in pairs) / (len(pairs) or 1))
-    n = len(data.held_out.labels)
-    accuracy = (n * ranking[0]["val_accuracy"] + 1) / (n + 2)
-    return max(of_training, math.sqrt(accuracy * (1 - accuracy) / (n + 2)))
+    variances = [(first - second) ** 2 / 2 for first, second in pairs]  # an estimate of one training's from each pair
+    of_trainings = math.sqrt(sum(variances) / (len(variances) or 1))  # a difference of means of two varies as one does
+    # One more image counts as right and one as wrong (Agresti & Coull 1998), so that 100 % of a few is not certain.
+    n = len(data.held_out.labels) + 2
+    accuracy = (len(data.held_out.labels) * ranking[0]["val_accuracy"] + 1) / n
+    of_images = math.sqrt(accuracy * (1 - accuracy) / n)
+    return max(of_trainings, of_images)
+
+
+def with_means(rows: dict[int, dict], ranking: list[dict]) -> dict[int, dict]:
+    """The ledger's rows by child, those of finalists with the means of both their trainings."""
+    return rows | {row["child"]: row for row in ranking}
 
 
 def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict]) -> None:
@@ -62,14 +70,15 @@ def save(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict]) -> N
     args, controller, best = run.args, search.controller, ranking[0]
     rebuild = {"num_choices": controller.num_choices, "names": controller.names, "hidden_size": args.hidden_size}
     rebuild |= {"num_layers": args.controller_layers, "state_dict": controller.state_dict()}
-    utils.write_atomically(args.run_dir / "controller.pt", utils.as_bytes(rebuild))
+    utils.write_atomically(args.run_dir / "controller.pt", utils.serialize(rebuild))
     chosen = {key: best[key] for key in ("architecture", "val_accuracy", "child", "parameters")}
     chosen |= {"dataset": datasets.short_name(args.dataset), "seed": args.seed, "strategy": args.strategy}
     keys = ("architecture", "child", "val_accuracies")
     chosen["finalists"] = [{key: row[key] for key in keys} for row in ranking if "val_accuracies" in row]
-    twice = f", and of two trainings of the first {len(ranking)}" if chosen["finalists"] else ""
-    rule = CHOSEN_BY.format(search.trust)
-    chosen |= {"children": len(rows), "chosen_by": f"{rule}, of {len(rows)} children{twice}"}
+    rule = f"{CHOSEN_BY.format(search.trust)}, of {len(rows)} children"
+    if chosen["finalists"]:
+        rule += f", and of two trainings of the first {len(ranking)}"
+    chosen |= {"children": len(rows), "chosen_by": rule}
     utils.write_json(args.run_dir / "best.json", chosen)
 
 
@@ -81,7 +90,7 @@ def draw(run: Run, rows: dict, ranking: list[dict], shares: list) -> None:
     dataset = datasets.short_name(args.dataset)
     title = f"{args.strategy} search on {dataset}: {len(rows)} children, seed {args.seed}"
     ordered = [rows[child] for child in sorted(rows)]
-    latest = (rows | {row["child"]: row for row in ranking}).values()  # of a finalist the mean of both its trainings
+    latest = with_means(rows, ranking).values()
     noise = noise_of_accuracy(ranking, run.data)
     architecture = parse_architecture(best["architecture"])
     of_best = "the best network, each arrow in the colour of its source"
@@ -103,10 +112,10 @@ def print_rare_class(data: Data, noise: float) -> None:
     """Print which class has so few of the validation images that the accuracy says nothing about it."""
     sizes = data.held_out.labels.bincount(minlength=data.num_classes)
     few, least, n = sizes.min().item(), sizes.argmin().item(), len(data.held_out.labels)
-    rare = few < n / data.num_classes / 2  # of many classes each has few
+    rare = few < n / data.num_classes / 2  # where there are many classes each has few images
     if rare and (few < 10 or few / n < 2 * noise):
         name = data.preparation.classes[least] if data.preparation else least
-        found = "whether it is found shows in the recall of --mode evaluate only"
+        found = "only the recall of --mode evaluate shows whether it is recognised"
         print(f"rarest class        {name}, {few:,} of the {n:,} validation images: {found}")
 
 
@@ -122,18 +131,18 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     for place, row in enumerate(ranking[:5], start=1):
         both = " = mean of " + ", ".join(f"{a:.2%}" for a in row["val_accuracies"]) if finalists else ""
         print(f"  {place}. {NETWORK.format(both=both, **row)}")
-    twice = f", the best {len(finalists)} twice" if finalists else ""
-    print(f"children            {len(rows)} trained{twice} ({failed} failed)")
+    trained_again = f", the best {len(finalists)} twice" if finalists else ""
+    print(f"children            {len(rows)} trained{trained_again} ({failed} failed)")
     batch_size, _, steps = training_steps(run.recipe, len(data.train.labels))
     n, noise = len(data.held_out.labels), noise_of_accuracy(ranking, data)
     print(f"each training       {steps} steps of {batch_size} images")
-    same = f"always the same class gives {data.held_out.labels.bincount().max().item() / n:.2%}"
-    print(f"each accuracy       of {n:,} validation images: steps of {1 / n:.2%}; {same}")
+    majority = f"majority class alone {data.held_out.labels.bincount().max().item() / n:.2%}"
+    print(f"each accuracy       of {n:,} validation images: steps of {100 / n:.2f} points; {majority}")
     print_rare_class(data, noise)
-    print(f"differences         of less than {2 * noise:.2%} between two networks mean nothing")
+    print(f"noise               differences below {200 * noise:.2f} points between two networks are not significant")
     if finalists:
         network = NETWORK.format(both="", **smallest(finalists, noise))
-        print(f"smallest as good    {network} (a finalist, within {noise:.2%} of the best)")
+        print(f"smallest as good    {network} (a finalist, within {100 * noise:.2f} points of the best)")
     if search.refused:
         print(f"above the limits    {len(search.refused)} networks sampled, not trained")
     if again := search.samples - len(rows):
@@ -142,13 +151,26 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
         print(f"time                unknown, because {clock.file} was deleted")
     else:
         wall, slots, main_cpu = (clock.total[key] for key in ("wall", "workers", "main_cpu"))
-        seconds = sum(row["seconds"] for row in (rows | {row["child"]: row for row in ranking}).values())
+        seconds = sum(row["seconds"] for row in with_means(rows, ranking).values())
         used = f"workers training {seconds / (slots or 1):.1%} of it, search overhead {main_cpu / (wall or 1):.1%}"
         print(f"time                {utils.duration(wall)}; {used}")
-    events = f"tensorboard --logdir {quote(str(args.run_dir))}"
+    events = f"tensorboard --logdir {shlex.quote(str(args.run_dir))}"
     print(f"files               {args.run_dir}/ (search.png, front.png; {events})")
-    usual = {"dataset": "MNIST", "data_dir": Path(utils.from_here("data")), "image_size": None, "child_recipe": "fast"}
-    usual |= {"run_dir": utils.default_run_dir(datasets.short_name(args.dataset))}
-    flags = [f" --{name} {quote(str(getattr(args, name)))}" for name in usual if getattr(args, name) != usual[name]]
-    command = f"python {quote(utils.from_here('train.py'))} --mode evaluate{''.join(flags)}"
-    print(f"evaluate it with    {command}", flush=True)
+    print(f"evaluate it with    {evaluate_command(args)}", flush=True)
+
+
+def evaluate_command(args: argparse.Namespace) -> str:
+    """The command that evaluates a search's network, with the flags that differ from what they are without a word."""
+    defaults = {
+        "dataset": "MNIST",
+        "data_dir": Path(utils.relative_to_cwd("data")),
+        "image_size": None,
+        "child_recipe": "fast",
+        "run_dir": utils.default_run_dir(datasets.short_name(args.dataset)),
+    }
+    words = ["python", utils.relative_to_cwd("train.py"), "--mode", "evaluate"]
+    for name, default in defaults.items():
+        value = getattr(args, name)
+        if value != default:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)

@@ -51,7 +51,7 @@ def boolean(text: str) -> bool:
     return text.lower() in ("true", "1", "yes")
 
 
-def architecture(text: str) -> Architecture:
+def architecture_from_text(text: str) -> Architecture:
     """A flag's type: an architecture's text form."""
     try:
         return parse_architecture(text)
@@ -59,12 +59,12 @@ def architecture(text: str) -> Architecture:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def path(text: str) -> Path:
+def expanded_path(text: str) -> Path:
     """A flag's type: a path, which may begin with ~."""
     return Path(os.path.expanduser(text))
 
 
-def dataset(text: str) -> str:
+def dataset_name(text: str) -> str:
     """A flag's type: a built-in data set, or where the reader's own images are."""
     text = os.path.expanduser(text)
     there = Path(text)
@@ -82,21 +82,31 @@ class Run(NamedTuple):
     """What the flags of a search describe, read once."""
 
     args: argparse.Namespace
-    space: SearchSpace  # of the deepest networks
+    space: SearchSpace  # the space of the deepest networks
     data: datasets.Data
-    recipe: Recipe  # of the children
+    recipe: Recipe  # how children are trained
     device: str
     allowed: Callable[[Sequence[int]], bool] | None  # what may be trained; None: everything
 
 
-def read_once(args: argparse.Namespace) -> Run:
+def make_run(args: argparse.Namespace) -> Run:
     """All that the flags of a search describe."""
     device = "cuda" if args.gpus_per_child else utils.choose_device(args.use_cuda)
     data = datasets.search_data(args.dataset, args.data_dir, args.train_images, args.image_size)
     check_pooling(args.pooling, data)
-    space, limited = make_space(args), args.max_parameters or args.max_flops
-    allowed = (lambda actions: within_limits(space.decode(actions), data, vars(args))) if limited else None
+    space = make_space(args)
+
+    def within_flags(actions: Sequence[int]) -> bool:
+        return within_limits(space.decode(actions), data, vars(args))
+
+    allowed = within_flags if args.max_parameters or args.max_flops else None
     return Run(args, space, data, child_recipe(args, data), device, allowed)
+
+
+def make_search(run: Run) -> PolicyGradient:
+    """The controller of a search and what teaches it."""
+    controller = make_controller(run.args, run.space)
+    return PolicyGradient(controller, **update_settings(run.args), allowed=run.allowed)
 
 
 def check_pooling(pooling: int, data: datasets.Data) -> None:
@@ -143,7 +153,7 @@ def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
     return controller
 
 
-def of_update(args: argparse.Namespace) -> dict:
+def update_settings(args: argparse.Namespace) -> dict:
     """The settings of `PolicyGradient`; for random search it learns nothing."""
     settings = {field.name: getattr(args, field.name) for field in fields(PolicyGradient) if field.name in args}
     settings["lr"] = args.controller_lr if args.strategy == "reinforce" else 0.0
@@ -186,7 +196,7 @@ def make_workers(run: Run) -> Workers | Cluster:
         raise InputError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
 
 
-FREE = {  # flags on which neither a reward nor the order of sampling depends
+CHANGEABLE_FLAGS = {  # neither a reward nor the order of sampling depends on them: a search goes on with others
     "mode", "data_dir", "run_dir", "workers", "cluster", "gpus_per_child", "use_cuda", "num_children", "num_finalists",
     "architecture", "eval_epochs", "num_seeds", "extra_filters", "references", "paper",
 }  # fmt: skip
@@ -195,10 +205,10 @@ FREE = {  # flags on which neither a reward nor the order of sampling depends
 def config(run: Run) -> dict:
     """The content of config.json; `settings` is all that a reward or the order of sampling depends on."""
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.args).items()}
-    settings = {name: value for name, value in flags.items() if name not in FREE}
+    settings = {name: value for name, value in flags.items() if name not in CHANGEABLE_FLAGS}
     settings |= {"dataset": datasets.short_name(run.args.dataset), "recipe": asdict(run.recipe), "device": run.device}
-    del settings["recipe"]["precision"]  # which is a flag
-    settings["version"] = utils.VERSION  # another one may sample and train otherwise
+    del settings["recipe"]["precision"]  # it is there as a flag
+    settings["version"] = utils.COMPATIBLE_WITH
     settings["mirror"] = may_mirror(run.args)
     by_default = {"pooling": 0, "precision": "float32", "mirror": run.args.dataset in datasets.SAME_IN_A_MIRROR}
     pictures = datasets.path_of_pictures(run.args.dataset, run.args.data_dir)

@@ -32,14 +32,14 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    name: str  # of the picture's file
+    name: str  # the picture's file
     label: str
     part: str | None
 
 
 class Table(NamedTuple):
     path: Path  # below the folder that is read
-    columns: str  # in words
+    columns: str  # their names, in words
     rows: list[Row]  # those with a label
     unlabelled: list[str]
 
@@ -64,7 +64,7 @@ def find_tables(others: Iterable[Path]) -> list[dict[Path, str | None]]:
     by_part = [{file: part for file in at_top if (part := part_in(file.stem))}]
     by_part.append({file: part for file in inside if (part := part_in(file.parts[0]))})
     found += [tables for tables in by_part if "train" in tables.values()]
-    elsewhere = [file for file in inside if part_in(file.parts[0]) is None]  # as in annotations/labels.csv
+    elsewhere = [file for file in inside if part_in(file.parts[0]) is None]  # annotations/labels.csv is one
     if len(elsewhere) == 1:
         found.append({elsewhere[0]: None})
     return found
@@ -81,7 +81,7 @@ def read_tables(root: Path, tables: dict[Path, str | None], files: Sequence[Path
         except NotLabels:
             if len(tables) == 1 or part == "train":
                 raise
-            note(root, "left out, gives no labels to pictures that are here", [path])  # as that of a competition's test
+            note(root, "left out, gives no labels to pictures that are here", [path])  # a competition's test has none
             continue
         for file, row in matched:
             before = found.setdefault(file, row)
@@ -250,7 +250,7 @@ def find_files(root: Path, table: Table, index: dict[str, list[Path]]) -> list[t
             unclear.append(f"{row.name} ({listed(files, 3)})")
         elif files:
             found.append((files[0], row))
-        elif row.name and os.path.isfile(root / folder / row.name):  # outside of the folder
+        elif row.name and os.path.isfile(root / folder / row.name):  # the file is outside of the folder
             found.append((folder / row.name, row))
         else:
             missing.append(row.name or "an empty name")
@@ -272,7 +272,7 @@ def without_prefix(names: Sequence[str], index: dict[str, list[Path]]) -> list[s
     """The names as the index has them: without the folders that all share, as far as that finds more files."""
     paths = [PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/"))).parts for name in names]
     shared = 0
-    for level in zip(*(path[:-1] for path in paths), strict=False):  # as deep as the path with the fewest folders
+    for level in zip(*(path[:-1] for path in paths), strict=False):  # it ends with the fewest folders
         if len({*level}) > 1:
             break
         shared += 1

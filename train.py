@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # during the imports below; main() has more to say
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main(), as imports take seconds
 
 import torch
 from tqdm import tqdm
@@ -34,17 +34,17 @@ from evaluation import EVALUATION, evaluate
 from model import MIN_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, on_device, size_or_none, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
-from settings import Parser, Run, architecture, boolean, dataset, number, path
+from settings import Parser, Run, architecture_from_text, boolean, dataset_name, expanded_path, number
 from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
-PAPER = policy_gradient.PAPER_SETTINGS | {
+PAPER_FLAGS = policy_gradient.PAPER_SETTINGS | {
     "controller_layers": 2,
     "hidden_size": 35,
     "reward_exponent": 3.0,
     "num_finalists": 0,
 }
-PAPER["controller_lr"] = PAPER.pop("lr")  # what --paper sets (§3.2, §4.1)
+PAPER_FLAGS["controller_lr"] = PAPER_FLAGS.pop("lr")  # what --paper sets (§3.2, §4.1)
 PICTURES = ("search.png", "front.png", "best.png")
 FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "time.json", ".lock", *PICTURES)
 
@@ -52,16 +52,26 @@ FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "tim
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Search for an architecture (§3), going on where an earlier run in the same folder stopped."""
+    """Search for an architecture (§3), going on where an earlier run in the same folder stopped.
+
+    What happens to one network:
+
+        generate            samples it from the controller, which later learns from its reward
+        train_and_record    in a thread: takes its row from the ledger, or has it trained and writes the row
+        attempt             gives it the accuracy 0 if its training fails
+        workers.run         sends it to a worker process
+        search_child        in that process: gets the images, and returns the validation accuracy
+        model.train_child   makes the network and trains it
+    """
     clock = utils.Clock(args.run_dir / "time.json")
-    run = settings.read_once(args)
-    search = PolicyGradient(settings.make_controller(args, run.space), **settings.of_update(args), allowed=run.allowed)
+    run = settings.make_run(args)
+    search = settings.make_search(run)
     with (
         utils.open_run(args.run_dir, settings.config(run)) as ledger,
         settings.make_workers(run) as workers,
         report.Progress(args.run_dir, args.num_children, len(ledger.rows)) as progress,
     ):
-        submit = partial(submit_child, run, workers)
+        submit = partial(workers.submit, train_and_record, run, workers)
         num_before = len(ledger.rows)
         if not num_before:
             clock.save()  # there before any row is
@@ -86,7 +96,7 @@ def generate(args: argparse.Namespace) -> None:
         try:
             clock.save()
             report.save(run, search, ledger.rows, ranking)
-        finally:  # the numbers, even if a file can't be written
+        finally:  # the numbers are printed even if a file can't be written
             report.show(run, search, ledger.rows, ranking, clock)
     report.draw(run, ledger.rows, ranking, progress.shares)
 
@@ -96,11 +106,6 @@ def describe(run: Run, child: int, update: int, actions: Sequence[int], *purpose
     architecture = str(run.space.decode(actions))
     row = {"child": child, "update": update, "actions": list(actions), "architecture": architecture}
     return row | {"seed": utils.child_seed(run.args.seed, architecture, *purpose)}
-
-
-def submit_child(run: Run, workers: Workers | Cluster, row: dict, ledger: utils.Ledger) -> Future:
-    """The whole row of a child, once it is trained."""
-    return workers.submit(train_and_record, run, workers, row, ledger)
 
 
 def train_and_record(run: Run, workers: Workers | Cluster, row: dict, ledger: utils.Ledger) -> dict:
@@ -158,7 +163,7 @@ def count_finalists(num_children: int, limit: int) -> int:
 def train_finalists(run: Run, search: PolicyGradient, rows: dict, submit: Callable) -> tuple[list[dict], bool]:
     """Train the first few of the ranking once more with another seed: one noisy accuracy can't tell them apart.
 
-    Returns their rows, the network to hand over first, with the `val_accuracies` of the trainings that did not fail;
+    Returns their rows, the network to return first, with the `val_accuracies` of the trainings that did not fail;
     all rows if there are no finalists. And whether any training is new.
     """
     ranking = ranked(search, rows.values())
@@ -181,7 +186,7 @@ def train_finalists(run: Run, search: PolicyGradient, rows: dict, submit: Callab
 
 
 def ranked(search: PolicyGradient, rows: Collection[dict]) -> list[dict]:
-    """Rows in the order in which the search would hand over their networks."""
+    """Rows in the order in which the search would return their networks."""
     row_of = {tuple(row["actions"]): row for row in sorted(rows, key=lambda row: row["child"])}
     return [row_of[actions] for actions in search.ranking({a: [row["reward"]] for a, row in row_of.items()})]
 
@@ -199,13 +204,15 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("--mode", choices=("generate", "evaluate"), default="generate",
         help="generate: search; evaluate: train the best network on all images, and test it")
-    add("--dataset", type=dataset, default="MNIST",
-        help=f"{', '.join(datasets.BUILT_IN)}, or your own: a folder with one for each class, a .csv or an .npz file")
+    add("--dataset", type=dataset_name, default="MNIST",
+        help=f"{', '.join(datasets.BUILT_IN)}, or your own: a folder with a subfolder per class, a .csv or .npz")
     add("--image_size", type=size, metavar="PIXELS",
         help=f"size of your own images (default: {pictures.IMAGE_SIZE}, if they differ or exceed {pictures.LARGE})")
-    add("--data_dir", type=path, default=utils.from_here("data"), help="folder of the built-in data sets")
-    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, to compare with")
-    add("--run_dir", type=path, help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
+    add("--data_dir", type=expanded_path, default=utils.relative_to_cwd("data"),
+        help="folder of the built-in data sets")
+    add("--strategy", choices=("reinforce", "random"), default="reinforce", help="random: uniform, for comparison")
+    add("--run_dir", type=expanded_path,
+        help="folder of the search's files (default: runs/<dataset>, or runs/<dataset>-random)")
     add("--use_cuda", **switch, help="train on the GPU: True or False")
     add("--workers", type=size, help="processes that train; changes no result (default: one a core, 4 with CUDA)")
     add("--cluster", metavar="ADDRESS", help="search on a Ray cluster: auto, its host:port, or local: this machine")
@@ -215,20 +222,20 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("search", "only --mode generate has it").add_argument
     add("--space", choices=("small", "paper"), default="small",
         help="small: square filters, 729 networks of 2 layers; paper: rectangular ones, skip connections (§3.3, §4.1)")
-    add("--strides", **switch, help="--space paper: choose the strides of each layer from 1 to 3, too")
+    add("--strides", **switch, help="--space paper: also choose the strides of each layer, from 1 to 3")
     add("--pooling", type=number(int, 0, MAX_LAYERS), default=0, metavar="N",
         help="--space paper: max-poolings of 2 at evenly spaced places (paper: 2 among 39 layers)")
     add("--num_layers", type=number(int, 1, MAX_LAYERS), default=2, help="convolutions in a child (paper: 6, growing)")
-    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added every --layers_every (paper: 2)")
+    add("--layers_step", type=number(int, 0, 100), default=0, help="layers added at each growth (paper: 2)")
     add("--layers_every", type=count, default=1600, help="children between two growths of the depth")
     add("--num_children", type=count, default=80, help="budget: distinct networks to train")
-    add("--max_parameters", type=count, help="skip larger networks, at no cost of the budget (default: no limit)")
-    add("--max_flops", type=count, help="the same for the floating-point operations of one image (default: no limit)")
+    add("--max_parameters", type=count, help="skip larger networks without using budget (default: no limit)")
+    add("--max_flops", type=count, help="the same for floating-point operations of one image (default: no limit)")
     add("--num_finalists", type=number(int, 0), default=20,
-        help="train the best ones once more before choosing: one accuracy is noisy (at most a tenth of the children)")
+        help="best networks trained once more before the pick: one accuracy is noisy (at most a tenth of the children)")
     add("--children_per_update", type=count, default=2, help="networks sampled for each update (paper: 8)")
     add("--update_lag", type=number(int, 0), default=4,
-        help="LAG + 1 batches are in training; more: busier workers, but networks come from an older policy")
+        help="batches pending, less one: a larger lag keeps more workers busy, but samples come from an older policy")
 
     add = parser.add_argument_group("controller and policy gradient", "only --mode generate has it").add_argument
     add("--paper", **switch, help="the paper's controller and update, no finalists: for thousands of children")
@@ -237,11 +244,12 @@ def make_parser() -> Parser:
     add("--controller_lr", type=number(float, 0), default=0.02, help="Adam's learning rate at first (paper: 0.0006)")
     add("--entropy_weight", type=number(float, 0), default=0.7,
         help="exploration: what a uniform policy's entropy is worth, in standard deviations of the reward (paper: 0)")
-    add("--baseline_decay", type=number(float, 0, 1), default=0.5, help="of the moving average; 0: the last batch")
+    add("--baseline_decay", type=number(float, 0, 1), default=0.5,
+        help="decay of the moving average of rewards; 0: only the last batch")
     add("--reward_exponent", type=positive, default=1.0,
         help="reward = accuracy to this power; ranks stay the same, see --reward_scale (paper: 3)")
     add("--replay", type=number(int, 0), default=1000,
-        help="the latest so many children are learned from in every update; 0: only the batch, with repeats (paper: 0)")
+        help="number of most recent children used in each update; 0: only the batch, with repeats (paper: 0)")
     add("--reward_scale", choices=("rank", "none"), default="rank",
         help="learn from the rank among the rewards so far, or from the reward itself (paper: none)")
 
@@ -251,19 +259,21 @@ def make_parser() -> Parser:
     add("--child_epochs", type=positive,
         help=f"passes over the images (default: {Recipe.epochs}, of your own at least {MIN_STEPS} steps; paper: 50)")
     add("--child_timeout", type=positive, help="seconds after which a training ends with reward 0 (default: no limit)")
-    add("--train_images", type=number(int, 2), help="train on so many images only, for quick trials (default: all)")
+    add("--train_images", type=number(int, 2), metavar="N",
+        help="use only N training images, for quick trials (default: all)")
     add("--mirror", type=boolean, nargs="?", const=True,
         help="images may be mirrored: photographs yes, letters no (default: True for FashionMNIST and CIFAR10)")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
-        help="of the trainings; bfloat16 is up to twice as fast on a GPU, or where lscpu lists avx512_bf16 or amx_bf16")
+        help="number format; bfloat16 is up to twice as fast on a GPU, or where lscpu lists avx512_bf16 or amx_bf16")
 
     add = parser.add_argument_group("evaluate", "only --mode evaluate has it").add_argument
-    add("--architecture", type=architecture, help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
+    add("--architecture", type=architecture_from_text,
+        help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
-        help=f"the same as --child_epochs (default: {EVALUATION.epochs:g}, never fewer than in the search; paper: 50)")
+        help=f"epochs of evaluate's trainings (default: {EVALUATION.epochs:g}, or the search's if more; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--extra_filters", type=number(int, 0, 1000), default=0,
-        help="so many more filters in each layer of the network (paper: 40, for its best result)")
+        metavar="N", help="N more filters in each layer of the network (paper: 40, for its best result)")
     add("--references", **switch,
         help="also train LeNet-5's layers, the largest network, ten random ones, ResNet-18 and MobileNetV3-small")
     # fmt: on
@@ -278,7 +288,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(arguments)
     if args.paper:  # flags that are given win
-        parser.set_defaults(**PAPER)
+        parser.set_defaults(**PAPER_FLAGS)
         args = parser.parse_args(arguments)
     given = {argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)}
     for action in parser._actions:
@@ -313,9 +323,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program: exit code 2 and one line for what the user can put right, 1 for a picture that is missing."""
     utils.outlive_readers()
-    tqdm.monitor_interval = 0  # only the main thread moves a bar, no thread of tqdm's
+    tqdm.monitor_interval = 0  # no thread of tqdm's moves a bar, the main thread alone does
     os.environ.pop("MPLBACKEND", None)  # a notebook's, which may not be installed here; pictures need none
-    with contextlib.suppress(AttributeError):  # in notebooks
+    with contextlib.suppress(AttributeError):  # a notebook's stream can't be reconfigured
         sys.stdout.reconfigure(errors="backslashreplace")  # what can't be printed in ASCII stops nothing
     args = parse_arguments(arguments)
     torch.set_num_threads(1)  # the search's arithmetic must not depend on the machine's load
@@ -334,7 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"train.py: {error}", file=sys.stderr)
             sys.exit(1)
         except (utils.InputError, ImpossibleNetwork, ImportError, OSError, MemoryError, RuntimeError) as error:
-            print(f"train.py: {utils.explained(error, args.run_dir)}", file=sys.stderr)
+            print(f"train.py: {utils.explain_or_raise(error, args.run_dir)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("train.py: stopped; the same command goes on from here", file=sys.stderr)

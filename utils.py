@@ -28,7 +28,10 @@ import torch
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parent
-VERSION = "1.1.0"
+VERSION = "1.2.0"
+# Run folders go on if the version is the same as here when they were made: it stands in their settings. Raise it, to
+# VERSION, with every change after which the same flags and seed sample other networks, or train one otherwise.
+COMPATIBLE_WITH = "1.1.0"
 
 
 class InputError(Exception):
@@ -48,7 +51,7 @@ REMEDIES[errno.ENOSPC] = "the disk is full, make room and give the same command 
 NO_MORE_PROCESSES = "no more processes or threads can be started, try fewer --workers or a larger limit (ulimit -u)"
 
 
-def explained(error: Exception, run_dir: Path) -> str:
+def explain_or_raise(error: Exception, run_dir: Path) -> str:
     """One line for what the user can put right, with a remedy; anything else is raised again."""
     reason = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in reason:
@@ -58,7 +61,7 @@ def explained(error: Exception, run_dir: Path) -> str:
     if isinstance(error, RuntimeError):
         raise error
     if isinstance(error, ImportError):
-        return f"{reason}: pip install -r {quote(from_here('requirements.txt'))}"
+        return f"{reason}: pip install -r {quote(relative_to_cwd('requirements.txt'))}"
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return f"{error.filename or run_dir}: {error.strerror}: {REMEDIES[error.errno]}"
     return reason
@@ -84,7 +87,8 @@ def written_out(char: str) -> str:
 
 def listed(names: Sequence, most: int) -> str:
     """The first names, and dots if there are more."""
-    return ", ".join(map(printable, names[:most])) + ", ..." * (len(names) > most)
+    dots = ", ..." if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + dots
 
 
 # --- seeds and device ---------------------------------------------------------------------------------------------
@@ -168,10 +172,10 @@ class Stream(io.FileIO):
             return written
         except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # so no later write fails, whoever writes
+            os.dup2(nowhere, self.fileno())  # no later write fails, whoever writes
             os.close(nowhere)
             gone = error.errno in (errno.EPIPE, errno.EIO)  # a reader or a terminal
-            if not gone and self.fileno() != 2:  # the report on a full disk; of progress nothing is lost
+            if not gone and self.fileno() != 2:  # the report is lost on a full disk, which matters; progress does not
                 error.filename = "standard output"
                 raise
             return len(content)
@@ -184,7 +188,7 @@ def outlive_readers() -> None:
     os.close(nowhere)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):  # not a notebook's own
+        if stream is getattr(sys, f"__{name}__"):  # a notebook has its own
             encoding = getattr(stream, "encoding", None)
             unbuffered = getattr(stream, "write_through", False)  # as with PYTHONUNBUFFERED: each line at once suffices
             by_line = unbuffered or getattr(stream, "line_buffering", False)
@@ -228,7 +232,7 @@ def default_run_dir(dataset: str, strategy: str = "reinforce") -> Path:
     return Path("runs", dataset.lower() + ("-random" if strategy == "random" else ""))
 
 
-def from_here(name: str) -> str:
+def relative_to_cwd(name: str) -> str:
     """The path of a file of this repository as a command in the current folder needs it."""
     return os.path.relpath(ROOT / name)
 
@@ -254,7 +258,7 @@ def check_foreign(folder: Path, sign: str, names: Sequence[str], **types: type) 
         raise InputError(f"{folder} has {what}: choose another --run_dir, or move them away")
 
 
-def as_bytes(value: dict) -> bytes:
+def serialize(value: dict) -> bytes:
     """What `torch.save` would write."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -302,10 +306,11 @@ def environment(device: str = "cpu") -> dict:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     cpu = next(filter(None, (*names, platform.processor(), platform.machine())), "")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision")}
+    versions = {"program": VERSION, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "torchvision": version("torchvision")}
     machine = {"cpu": cpu, "cores": usable_cores(), "system": platform.system()}
     machine["instruction_set"] = torch.backends.cpu.get_cpu_capability()  # equal names may hide different ones
-    if device == "cuda" and torch.cuda.is_available():  # only other machines of a cluster may have one
+    if device == "cuda" and torch.cuda.is_available():  # perhaps only other machines of a cluster have one
         machine |= {"gpu": torch.cuda.get_device_name(), "cudnn_deterministic": True}  # set by model.train_child
     machine["torch_config"] = " ".join(torch.__config__.show().split("- Build settings")[0].split())  # its libraries
     return {"versions": versions, "git_commit": commit or None, "machine": machine}
@@ -393,7 +398,7 @@ def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     now = json.loads(json.dumps(config["settings"])) | {"num_children": config["num_children"]}
     then = before["settings"] | {"num_children": max(config["num_children"], before["num_children"])}  # may be raised
     if now.get("version") != then.get("version"):
-        other = f"a search of version {then.get('version', '1.0')} of this program, which version {now.get('version')}"
+        other = f"a search of version {then.get('version', '1.0')} of this program, which version {VERSION}"
         raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")
     if changed := differences(now, then):
         other = f"a search with other settings ({changed})"

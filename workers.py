@@ -27,12 +27,12 @@ from typing import Any
 
 import torch.multiprocessing  # tensors in `shared` reach the processes as shared memory, not as copies
 
-# In what PyTorch says of the CPU's allocator, CUDA's, cuBLAS and cuDNN: it has no error for all of them.
+# PyTorch's errors of the CPU's allocator, CUDA's, cuBLAS and cuDNN have one of these texts; no class is theirs alone.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "find a valid cuDNN", "find an engine")
-ATTEMPTS = 3  # before a task whose process dies every time is given up
+ATTEMPTS = 3  # a task whose process dies so often is given up
 DIED = f"its worker process died {ATTEMPTS} times, perhaps for lack of memory"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.h
-MOST_UNDER_WAY = 10_000  # tasks on a cluster: each waits in a thread here, which is started when it is needed
+MAX_PENDING = 10_000  # tasks on a cluster: each waits in a thread here, which is started when it is needed
 
 
 class TaskFailed(RuntimeError):
@@ -42,7 +42,7 @@ class TaskFailed(RuntimeError):
 class Workers(ThreadPoolExecutor):
     """`num_workers` threads, each with a process of its own, started when it is first needed.
 
-    `shared` is handed to every process once, at its start; functions get it as their first argument.
+    `shared` is sent to every process once, at its start; functions get it as their first argument.
     """
 
     def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None, device: str = "cpu") -> None:
@@ -154,13 +154,13 @@ class Cluster(ThreadPoolExecutor):
         # Without max_calls each task on a GPU has a new process; with it a process keeps the GPU of its first task.
         self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=0, max_retries=ATTEMPTS - 1)(_call_on_node)
         with warnings.catch_warnings(action="ignore"):  # that shared tensors must not be written to: no child does
-            self.shared = [ray.put(shared)]  # in a list it travels as a reference
+            self.shared = [ray.put(shared)]  # a list, in which it travels as a reference
         cpus, all_gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
         self.num_workers = min(cpus, all_gpus * int(1 / gpus)) if gpus else cpus
         if not self.num_workers:
             ray.shutdown()
             raise ConnectionError(f"the Ray cluster has {cpus} CPUs and {all_gpus} GPUs: no room for a child")
-        super().__init__(MOST_UNDER_WAY)
+        super().__init__(MAX_PENDING)
 
     def run(self, function: Callable, *args: Any) -> Any:
         """Return `function(shared, *args)` from some process of the cluster; TaskFailed as in `Workers.run`."""
@@ -197,7 +197,7 @@ def _call_on_node(shared: list, timeout: float | None, device: str, function: Ca
     def expire(*_: Any) -> None:
         raise TaskFailed(f"took longer than {timeout:g} seconds")
 
-    _ready(device)
+    _prepare_process(device)
     signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, timeout or 0)
     try:
@@ -206,7 +206,7 @@ def _call_on_node(shared: list, timeout: float | None, device: str, function: Ca
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-_shared: Any = None  # in a worker process: what all its tasks share
+_shared: Any = None  # what all tasks of a worker process share
 
 
 def _serve(pipe: Connection, shared: Any, device: str) -> None:
@@ -216,14 +216,14 @@ def _serve(pipe: Connection, shared: Any, device: str) -> None:
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
-        os._exit(1)
+        os._exit(1)  # sys.exit would end this thread alone
 
     try:
         threading.Thread(target=end_with_parent, daemon=True).start()
     except RuntimeError as error:  # no more threads may be started
         pipe.send(error)
         return
-    _ready(device)
+    _prepare_process(device)
     pipe.send(None)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
@@ -238,11 +238,11 @@ def _answer(function: Callable, args: tuple) -> tuple[bool, Any]:
         return False, ExceptionWithTraceback(error, error.__traceback__)
 
 
-def _ready(device: str) -> None:
-    """Prepare a process: how it keeps memory, and the CUDA context, which takes seconds that no task is charged for."""
+def _prepare_process(device: str) -> None:
+    """Prepare a new process for its tasks, before their time is counted."""
     keep_freed_memory()
-    with contextlib.suppress(RuntimeError, AssertionError):  # the task runs into it, too
-        torch.zeros(1, device=device)
+    with contextlib.suppress(RuntimeError, AssertionError):  # the first task meets the same error, and reports it
+        torch.zeros(1, device=device)  # makes the CUDA context, which takes seconds
 
 
 def keep_freed_memory() -> None:
@@ -262,12 +262,15 @@ def _call(function: Callable, args: tuple) -> Any:
         return function(_shared, *args)
     except (RuntimeError, MemoryError) as error:
         reason = lacking_memory(error)
-        if not reason and lacking_memory(error.__context__):  # while a CUDA graph was recorded, which PyTorch
-            os._exit(1)  # does not clean up after; a new process may have better luck
+        if not reason and lacking_memory(error.__context__):
+            # Memory ran out while a CUDA graph was recorded, and PyTorch does not clean up after that. So this process
+            # ends, and the task is tried again in a new one.
+            os._exit(1)
         if not reason:
             raise
     torch.cuda.empty_cache()
-    raise TaskFailed(f"out of memory: {reason}")  # raised above it would hold the frames, and so the tensors, of error
+    # This stands outside of the `except`, where the new error would hold the old one's frames, and so its tensors.
+    raise TaskFailed(f"out of memory: {reason}")
 
 
 def lacking_memory(error: BaseException | None) -> str | None:

@@ -1,7 +1,9 @@
 """What the benchmarks share: a panel of architectures, the data, and one child measured on validation and test images."""
 
 import csv
+import json
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +38,7 @@ PANEL = (  # of the 729: the smallest, the largest, and a spread between
 
 
 CHILDREN_PER_UPDATE = 8  # the paper's, for many workers
-UNDER_WAY = 2.5  # samples under way for each worker, which keep most of them busy (scaling.py)
+PENDING_PER_WORKER = 2.5  # pending evaluations for each worker, which keep most of them busy (scaling.py)
 
 
 @contextmanager
@@ -49,9 +51,14 @@ def input_errors() -> Iterator[None]:
         sys.exit(2)
 
 
+def shown(method: str) -> str:
+    """A method's name on pages and pictures; in the files of results/ pending evaluations are called "under way"."""
+    return method.replace("under way", "pending")
+
+
 def recommended_lag(num_workers: int) -> int:
     """The update lag that keeps so many workers busy."""
-    return max(1, math.ceil(UNDER_WAY * num_workers / CHILDREN_PER_UPDATE) - 1)
+    return max(1, math.ceil(PENDING_PER_WORKER * num_workers / CHILDREN_PER_UPDATE) - 1)
 
 
 def load_data(dataset: str) -> tuple[Data, Images]:
@@ -97,3 +104,26 @@ def read_rows(file: Path, *key: str) -> dict[tuple, dict]:
     """The rows of such a file by the columns of `key` and the seed."""
     rows = csv.DictReader(file.open()) if file.exists() else ()
     return {(*(row[column] for column in key), int(row["seed"])): row for row in rows}
+
+
+# --- tables of pages ----------------------------------------------------------------------------------------------
+
+
+def read(*parts: str) -> dict:
+    """A JSON file in results/."""
+    return json.loads(RESULTS.joinpath(*parts).read_text())
+
+
+def table(header: Sequence, rows: Sequence[Sequence]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (header, ["---"] * len(header), *rows))
+
+
+def interval(row: dict, key: str = "truth", digits: int = 3) -> str:
+    """A mean of accuracies in %, and half of its 95 % interval."""
+    return f"{100 * row[key]:.{digits}f} ± {100 * row[f'{key}_ci']:.{digits}f}"
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation of fractions, in %."""
+    return f"{100 * statistics.fmean(values):.2f}" + (f" ± {100 * statistics.stdev(values):.2f}" if values[1:] else "")

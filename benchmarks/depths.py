@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks.common import RESULTS, input_errors, load_data, read_rows, train_missing
+from benchmarks.common import RESULTS, input_errors, load_data, read, read_rows, table, train_missing
 from evaluation import EVALUATION
 from references import parameters_of, seconds_of_a_step
 from search_space import parse_architecture
@@ -67,6 +67,22 @@ def summarize() -> dict:
             result[str(layers)] |= {column: statistics.fmean(values), f"{column}_std": statistics.stdev(values)}
     return result
 
+
+def depths_table() -> str:
+    """Searches of two, three and four layers, whose picks are trained in the same time; ± over searches."""
+    rows = []
+    for layers, of in read("depths.json").items():
+        if layers.isdigit():
+            accuracies = (
+                f"{100 * of[part]:.2f} ± {100 * of[f'{part}_std']:.2f}" for part in ("val_accuracy", "test_accuracy")
+            )
+            sizes = f"{of['search_seconds'] / 60:.1f}", f"{of['parameters']:,.0f}", f"{of['epochs']:.1f}"
+            rows.append([layers, of["n"], *sizes, *accuracies])
+    header = ["layers", "searches", "core-minutes of a search", "parameters", "epochs", "validation", "test"]
+    return table(header, rows)
+
+
+TABLES = {"depths": depths_table}
 
 if __name__ == "__main__":
     train()

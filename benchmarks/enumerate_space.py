@@ -30,8 +30,8 @@ from utils import InputError, child_seed, environment, read_json, usable_cores, 
 from workers import Workers
 
 PURPOSES = {"val_0": (), "val_1": ("finalist",)}  # of the seeds of `train.py --seed 0`
-MOST_FRESH, BEST = 6, 110
-PURPOSES |= {f"fresh_{i}": ("fresh", i) for i in range(MOST_FRESH)}
+MAX_FRESH, BEST = 6, 110
+PURPOSES |= {f"fresh_{i}": ("fresh", i) for i in range(MAX_FRESH)}
 CHOICES = [f"{name}_{layer}" for layer, name, _ in SmallSpace().tokens]
 TESTS = ("test_0", "test_1")
 COLUMNS = ["architecture", *CHOICES, *PURPOSES, *TESTS, "test_mean", "parameters", "flops", "seconds"]
@@ -82,7 +82,7 @@ def missing(table: dict[str, dict], fresh: int) -> list[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="MNIST", choices=("MNIST", "FashionMNIST"))
-    parser.add_argument("--fresh", type=int, default=0, choices=range(MOST_FRESH + 1), help="fresh trainings")
+    parser.add_argument("--fresh", type=int, default=0, choices=range(MAX_FRESH + 1), help="fresh trainings")
     args = parser.parse_args()
     file = RESULTS / f"{args.dataset.lower()}_space.csv"
     made, about = environment(), file.with_suffix(".json")

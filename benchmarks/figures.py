@@ -12,13 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.common import RESULTS, input_errors
+from benchmarks.common import RESULTS, input_errors, shown
 from benchmarks.spaces import read_table
 from benchmarks.summary import TOP
 from model import Recipe
 from search_space import SmallSpace
 
-METHODS = {  # of search_quality.py: colour
+METHODS = {  # of search_quality.py, and their colours
     "controller": "tab:blue",
     "paper's controller": "tab:cyan",
     "regularised evolution, 10 under way": "tab:green",
@@ -36,18 +36,18 @@ def band(axes: plt.Axes, x: list, mean: list, ci: list, scale: float = 100, **st
     axes.fill_between(x, mean - ci, mean + ci, color=line.get_color(), alpha=0.2, lw=0)
 
 
-def draw_methods(axes: plt.Axes, result: dict, shown: Sequence[str]) -> None:
-    """What each method hands over, after so many trainings."""
-    for method in shown:
+def draw_methods(axes: plt.Axes, result: dict, methods: Sequence[str]) -> None:
+    """True accuracy of each method's pick over the number of trainings."""
+    for method in methods:
         curves = result["methods"][method]["curves"]
-        band(axes, result["grid"], curves["truth"], curves["truth_ci"], color=METHODS[method], label=method)
+        band(axes, result["grid"], curves["truth"], curves["truth_ci"], color=METHODS[method], label=shown(method))
     low = 100 * result["methods"]["random search"]["curves"]["truth"][1]
     axes.set(xlabel="networks trained", ylabel="true accuracy of the pick, %", ylim=(low, None))
     axes.grid(alpha=0.3)
 
 
 def first_page() -> None:
-    """The controller and its main rivals on Fashion-MNIST, each line with its name."""
+    """The controller and the main baseline methods on Fashion-MNIST, each line with its name."""
     result = json.loads((RESULTS / "search_quality_fashionmnist.json").read_text())
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     draw_methods(axes, result, [method for method in METHODS if method != "paper's controller"])
@@ -57,7 +57,7 @@ def first_page() -> None:
 
 
 def search_quality(name: str) -> None:
-    """Left: what each method hands over. Right: the controller's lead over random search (paper, Figure 6)."""
+    """Left: what each method picks. Right: the controller's lead over random search (paper, Figure 6)."""
     result = json.loads((RESULTS / f"search_quality_{name}.json").read_text())
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     draw_methods(left, result, list(METHODS))
@@ -89,7 +89,7 @@ def large_spaces() -> None:
         result = json.loads((RESULTS / f"search_quality_{name}.json").read_text())
         for method, colour in METHODS.items():
             curves = result["methods"][method]["curves"]
-            band(axes, result["grid"], curves["truth"], curves["truth_ci"], scale=1, color=colour, label=method)
+            band(axes, result["grid"], curves["truth"], curves["truth_ci"], scale=1, color=colour, label=shown(method))
         axes.set(xlabel="evaluations", title=title)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("value of the pick, standard deviations")
@@ -128,7 +128,7 @@ def scaling() -> None:
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for (name, rows), style in zip(result["simulated"].items(), ("o-", "x:"), strict=True):
         points = [(row["workers"], 100 * row["used_without_drain"]) for row in rows]
-        axes.plot(*zip(*points, strict=True), style, label=name.replace("samples under way", "children in training"))
+        axes.plot(*zip(*points, strict=True), style, label=shown(name).replace("samples", "children"))
     workers = [row["workers"] for row in rows if row["workers"] != 800]
     axes.set_xscale("log", base=2)
     axes.set_xticks(workers, workers)
@@ -144,7 +144,7 @@ def landscape() -> None:
     figure, panels = plt.subplots(1, 2, figsize=(14, 7), layout="constrained", sharey=True)
     for axes, (name, title) in zip(panels, {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST"}.items(), strict=True):
         table = read_table(RESULTS / f"{name}_space.csv")
-        by_layer = 100 * table.truth.reshape(27, 27)  # the networks in the order of their choices
+        by_layer = 100 * table.true_accuracy.reshape(27, 27)  # the networks in the order of their choices
         image = axes.imshow(by_layer, vmin=np.quantile(by_layer, 0.02), cmap="viridis")
         i, j = np.unravel_index(by_layer.argmax(), by_layer.shape)
         axes.plot(j, i, "s", ms=11, mfc="none", mec="red", mew=2, label=f"the best: {LAYERS[i]}-{LAYERS[j]}")

@@ -14,7 +14,7 @@ from itertools import product
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.common import RESULTS, input_errors, read_rows, train_missing
+from benchmarks.common import RESULTS, input_errors, read, read_rows, table, train_missing
 from datasets import SAME_IN_A_MIRROR
 from evaluation import EVALUATION
 from model import Child, Recipe
@@ -115,6 +115,32 @@ def summarize() -> dict:
                 result[dataset][change] = {"n": len(some), "architecture": some[0]["architecture"]} | means
     return result
 
+
+def changes_table() -> str:
+    """How a network is best trained in the end: accuracies on validation and test images, by what is changed."""
+    summary = read("final_training.json")
+    rows = []
+    for change in summary["FashionMNIST"]:
+        of = [summary[dataset].get(change) for dataset in DATASETS]
+        cells = [f"{100 * row[f'{part}_accuracy']:.2f}" if row else "" for row in of for part in ("val", "test")]
+        rows.append([change, *cells, f"{of[0]['seconds'] / 60:.1f}"])
+    header = [f"{name}, {part}" for name in ("Fashion-MNIST", "MNIST") for part in ("validation", "test")]
+    return table(["", *header, "core-minutes, Fashion-MNIST"], rows)
+
+
+def epochs_table() -> str:
+    """What --eval_epochs brings: minutes of four trainings on two cores, and test accuracies."""
+    summary = read("final_training.json")
+    rows = []
+    for num_epochs in EPOCHS["FashionMNIST"]:
+        tested = [summary[dataset].get(epochs(num_epochs)) for dataset in DATASETS]
+        cells = [f"{100 * row['test_accuracy']:.2f}" if row else "" for row in tested]
+        minutes = 4 / 2 * tested[0]["seconds"] / 60
+        rows.append([num_epochs, f"{minutes:.1f}", *cells])
+    return table(["`--eval_epochs`", "minutes", "Fashion-MNIST, test", "MNIST, test"], rows)
+
+
+TABLES = {"final": changes_table, "epochs": epochs_table}
 
 if __name__ == "__main__":
     train()

@@ -30,7 +30,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import model
-from benchmarks.common import PANEL, RESULTS, input_errors, load_data
+from benchmarks.common import PANEL, RESULTS, input_errors, load_data, read, table
 from benchmarks.paper_cost import SHAPE, forward_flops, random_networks
 from datasets import Data, Images
 from model import PAPER_RECIPE, Recipe, on_device, train_child
@@ -375,6 +375,34 @@ def page(result: dict) -> Iterator[str]:
     with suppress(KeyError):
         line = "out of memory is a failed child: {is_a_failed_child} ({error}); {bytes_held_after:,} bytes held after"
         yield line.format(**found["memory"])
+
+
+def children_table() -> str:
+    """Children of the default search an hour, on a GPU and on the processor beside it."""
+    rows = sorted(read("gpu.json")["throughput"]["rows"], key=lambda row: row["device"])
+    two = next(row["children_per_hour"] for row in rows if row["device"] == "cpu" and row["workers"] == 2)
+    cells = []
+    for row in rows:
+        where = {"gpu": "GPU", "gpu, mps": "GPU, with MPS", "cpu": "CPU"}[row["device"]]
+        rate = row["children_per_hour"]
+        cells.append([where, row["workers"], f"{rate:,.0f}", f"{rate / two:.1f}"])
+    return table(["", "workers", "children an hour", "times two cores"], cells)
+
+
+def steps_table() -> str:
+    """What a training's step takes on a GPU, as one graph and kernel by kernel."""
+    rows = read("gpu.json")["step"]["rows"]
+    names = ("the default search's `k5f16p0-k5f32p1`", "15 layers of the paper's space")
+    cells = []
+    for name, graph, each in zip(names, rows[::2], rows[1::2], strict=True):
+        as_graph, one_by_one = (f"{row['wall'] / 1000:.2f} ms" for row in (graph, each))
+        busy = (f"{row['busy']:.0%}" for row in (each, graph))
+        cells.append([name, graph["batch_size"], f"{each['launches']:.0f}", one_by_one, as_graph, *busy])
+    ways = ["kernel by kernel", "as a graph"]
+    return table(["a step of", "images", "kernels", *ways, *(f"GPU busy, {way}" for way in ways)], cells)
+
+
+TABLES = {"gpu_children": children_table, "gpu_steps": steps_table}
 
 
 @input_errors()

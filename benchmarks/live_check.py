@@ -17,7 +17,7 @@ from benchmarks.common import RESULTS, input_errors, load_data, train_and_test
 from model import Recipe
 from policy_gradient import PolicyGradient
 from search_space import SmallSpace
-from settings import make_controller, of_update
+from settings import make_controller, update_settings
 from train import count_finalists, parse_arguments
 from utils import child_seed, environment, read_json, read_ledger, write_json
 
@@ -39,7 +39,7 @@ def check(run_dir: Path, shared: tuple) -> dict:
 
     torch.set_num_threads(1)
     controller = make_controller(args, space)
-    search = PolicyGradient(controller, **of_update(args))
+    search = PolicyGradient(controller, **update_settings(args))
     list(search.search(evaluate, args.num_children))
     ranking = search.ranking({actions: [reward] for actions, reward in search.reward_of.items()})
     finalists = ranking[: count_finalists(args.num_children, args.num_finalists)]

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from benchmarks.common import RESULTS, input_errors, read_rows, train_missing
+from benchmarks.common import RESULTS, input_errors, read, read_rows, table, train_missing
 from model import Recipe
 from utils import child_seed, environment, write_json
 
@@ -138,6 +138,21 @@ def summarize() -> dict:
                 row[f"{where}_{key}_ci"] = np.quantile(r[1:], (0.025, 0.975)).tolist()
                 row[f"{where}_{key}_below_best_ci"] = np.quantile((found[leader] - r)[1:], (0.025, 0.975)).tolist()
     return result
+
+
+def recipes_table() -> str:
+    """What one reward says of the final accuracy, by recipe, and what it costs."""
+    header = ["recipe", "core-seconds", "all 50", "best tenth", "all 50, same images", "best tenth, same images"]
+    rows = []
+    for name, row in read("reward_fidelity.json")["recipes"].items():
+        cells = (
+            (row[key], *row[f"{key}_ci"]) for key in ("all_other", "best_tenth_other", "all_val", "best_tenth_val")
+        )
+        rows.append([name, f"{row['seconds']:.1f}", *("{:.2f} ({:.2f} to {:.2f})".format(*cell) for cell in cells)])
+    return table(header, rows)
+
+
+TABLES = {"recipes": recipes_table}
 
 
 @input_errors()

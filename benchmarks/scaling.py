@@ -25,7 +25,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import train
-from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, UNDER_WAY, input_errors, recommended_lag
+from benchmarks.common import CHILDREN_PER_UPDATE, PENDING_PER_WORKER, RESULTS, input_errors, recommended_lag
 from utils import environment, read_json, read_ledger, usable_cores, write_json
 
 FILE, LEDGER = RESULTS / "scaling.json", RESULTS / "mnist"
@@ -126,7 +126,7 @@ def main() -> None:
         result["children_per_second_measured_with"] = environment()
     batches, simulated = batches_of(LEDGER), {}
     for name, lag_of in (
-        (f"recommended lag, {UNDER_WAY:g} samples under way for each worker", recommended_lag),
+        (f"recommended lag, {PENDING_PER_WORKER:g} samples under way for each worker", recommended_lag),
         ("lag 0", lambda _: 0),
     ):
         simulated[name] = []
@@ -135,9 +135,9 @@ def main() -> None:
             search = long_search(batches, num_workers)
             simulated[name].append({"workers": num_workers, "update_lag": lag} | simulate(search, num_workers, lag))
     durations, limits, search = list(itertools.chain(*batches)), {}, long_search(batches, 800)
-    for under_way in (1, 1.5, 2, UNDER_WAY):
-        lag = math.ceil(under_way * 800 / CHILDREN_PER_UPDATE) - 1
-        limits[str(under_way)] = simulate(search, 800, lag)["used_without_drain"]
+    for pending in (1, 1.5, 2, PENDING_PER_WORKER):
+        lag = math.ceil(pending * 800 / CHILDREN_PER_UPDATE) - 1
+        limits[str(pending)] = simulate(search, 800, lag)["used_without_drain"]
     result |= {
         "simulated": simulated,
         "samples_under_way_for_each_of_800_workers": limits,

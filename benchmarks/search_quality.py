@@ -1,4 +1,4 @@
-"""How good is a search? Replays searches on a table that holds the truth about a whole space, or on a generated space.
+"""How good is a search? Replays searches on a table that has the accuracies of a whole space, or on a generated space.
 
     python -m benchmarks.search_quality                                       on results/mnist_space.csv
     python -m benchmarks.search_quality --table nasbench_macro.csv.gz --name nasbench_macro
@@ -6,17 +6,20 @@
     python -m benchmarks.search_quality --method my_module:MyClass            your own method
 
 docs/benchmark.md has the format of a table. In each repetition every network has its own order of those trainings that
-a search may see, the same for all methods: the first is the reward, the second a finalist's. Truth of a pick is the mean
-of its fresh trainings, which no search sees, or of those that are left. Every method pays for distinct networks only.
+a search may see, the same for all methods: the first is the reward, the second a finalist's. The true accuracy of a
+pick (`truth` in the files) is the mean of its fresh trainings, which no search sees, or of those that are left. Every
+method pays for distinct networks only.
 
-The controller hands over the first of `PolicyGradient.ranking`, its rivals what has the highest reward, or of finalists
-the highest mean of two. "By reward alone" is the rivals' rule for the controller, "by both" the controller's for rivals
-that have as many under way on a table: a controller of its own learns from the rival's children in their order, with as
-many updates as the controller makes. With finalists some of the budget goes into training a tenth once more, as train.py
-does. A policy that hands over has learned from all full batches within its budget.
+The controller returns the first of `PolicyGradient.ranking`. A baseline method returns the network with the highest
+reward, or of finalists the one with the highest mean of two. "By reward alone" applies the rule of the baseline methods to
+the controller. "By both" applies the controller's rule to the baseline methods that have as many evaluations pending on a
+table: a controller of its own learns from the method's children in their order, with as many updates as the controller
+makes. With finalists some of the budget goes into training a tenth once more, as train.py does. A policy that chooses has
+learned from all full batches within its budget.
 
-Intervals and p values are from a bootstrap of searches, paired by repetition, and of each network's truth trainings.
-Where one unseen training is the truth its luck is left out; so is the luck of the rewards, which all searches share.
+Intervals and p values are from a bootstrap of searches, paired by repetition, and of the trainings that give a network's
+true accuracy. Where that is one unseen training its luck is left out; so is the luck of the rewards, which all searches
+share.
 
 Searches are kept in results/search_quality_<name>.jsonl.gz, whatever else is asked for: only what is missing is run (or
 named with --again), and results/search_quality_<name>.json is made from all. TPE and GP are Optuna's: `pip install optuna
@@ -45,8 +48,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.baselines import Evolution, LocalSearch, Optuna, OwnMethod, RandomSearch
 from benchmarks.common import CHILDREN_PER_UPDATE, RESULTS, input_errors, recommended_lag
-from benchmarks.rivals import Evolution, LocalSearch, Optuna, OwnMethod, RandomSearch
 from benchmarks.spaces import BEST, Actions, Generated, Landscape, Observed, Table, read_table
 from benchmarks.summary import KINDS, Summary, curve_points, spend
 from controller import Controller
@@ -54,7 +57,7 @@ from policy_gradient import PAPER_SETTINGS, PolicyGradient
 from utils import InputError, environment, usable_cores, write_atomically, write_json
 
 BUDGETS = (25, 50, 100, 200)  # children, the default of --budgets
-UNDER_WAY = 10  # samples, as many as the controller has
+PENDING = 10  # evaluations, as many as the controller has
 SAMPLES, KEPT = 1000, 100  # of the policy, at each budget
 
 # --- searches -----------------------------------------------------------------------------------------------------
@@ -65,8 +68,8 @@ def by_reward(rewards: dict[Actions, Sequence[float]]) -> list[Actions]:
     return sorted(rewards, key=lambda actions: sum(rewards[actions]) / len(rewards[actions]), reverse=True)
 
 
-class HandedOver:
-    """What one rule hands over at each budget: numbers of children, by kind; taken as the search goes on."""
+class Picks:
+    """The networks that one rule returns at each budget: numbers of children, by kind; chosen as the search goes on."""
 
     def __init__(
         self, observed: Observed | Landscape, budgets: Sequence[int], ranking: Callable, end: str = ""
@@ -77,11 +80,11 @@ class HandedOver:
         if observed.space.has_finalists:
             wanted += [(children, f"finals{end}", finalists) for children, finalists in map(spend, budgets)]
         self.wanted = deque(sorted(wanted))
-        self.picks: dict[str, list] = {kind: [] for _, kind, _ in wanted}
+        self.by_kind: dict[str, list] = {kind: [] for _, kind, _ in wanted}
         self.seconds: list[float] = []  # of children and finalists
 
     def before(self, learned: float) -> None:
-        """Hand over where fewer children are paid for than the policy will have learned from."""
+        """Choose at the budgets of fewer children than the policy will have learned from."""
         while self.wanted and self.wanted[0][0] < learned:
             children, kind, finalists = self.wanted.popleft()
             order = list(self.observed.seen)[:children]
@@ -89,7 +92,7 @@ class HandedOver:
             if chosen := set(ranked[:finalists]):
                 trained = {a: [self.observed.seen[a], self.observed.again(a)] for a in order if a in chosen}
                 ranked = self.ranking(trained)
-            self.picks[kind].append(order.index(ranked[0]))
+            self.by_kind[kind].append(order.index(ranked[0]))
             if kind == "finals" and self.observed.space.seconds is not None:
                 self.seconds.append(self.observed.seconds([*order, *chosen]))
 
@@ -113,19 +116,22 @@ def make_policy(observed: Observed | Landscape, seed: int, settings: dict) -> tu
 def policy_gradient(observed: Observed | Landscape, budgets: Sequence[int], seed: int, **settings) -> dict:
     """The program's own controller and update; also samples of its policy at each budget."""
     search, reward, ranking = make_policy(observed, seed, settings)
-    handed_over, budget = HandedOver(observed, budgets, ranking), max(budgets)
-    result, out = {"samples": [], "modes": [], "entropy": []}, deque()
-    while out or not search.done(budget):
-        while len(out) <= search.update_lag and not search.done(budget):
+    picks = Picks(observed, budgets, ranking)
+    budget = max(budgets)
+    result = {"samples": [], "modes": [], "entropy": []}
+    pending = deque()  # batches and their rewards, which the search is told later
+    while pending or not search.done(budget):
+        while len(pending) <= search.update_lag and not search.done(budget):
             batch = search.ask(budget)
-            out.append((batch, [reward(actions) for actions in batch]))
-        learned = len(search.reward_of) + len(out[0][0])
-        handed_over.before(learned)
+            pending.append((batch, [reward(actions) for actions in batch]))
+        oldest, _ = pending[0]
+        learned = len(search.reward_of) + len(oldest)
+        picks.before(learned)
         prefers(search, observed, sum(n < learned for n in budgets), result)
-        search.tell(*out.popleft())
-    handed_over.before(math.inf)
+        search.tell(*pending.popleft())
+    picks.before(math.inf)
     prefers(search, observed, len(budgets), result)
-    return result | {"picks": handed_over.picks, "finals_seconds": handed_over.seconds}
+    return result | {"picks": picks.by_kind, "finals_seconds": picks.seconds}
 
 
 @torch.no_grad()
@@ -139,52 +145,58 @@ def prefers(search: PolicyGradient, observed: Observed | Landscape, wanted: int,
         result["entropy"].append(round(drawn.entropy.sum(1).mean().item(), 4))
 
 
-def rival(
-    observed: Observed | Landscape, budgets: Sequence[int], seed: int, method: type, under_way: int = 1, **settings
+def run_baseline(
+    observed: Observed | Landscape, budgets: Sequence[int], seed: int, method: type, pending: int = 1, **settings
 ) -> dict:
-    """Search until the budget is met, with so many samples under way, told in their order."""
-    searcher, out, asked, budget = method(observed.space.num_choices, seed, **settings), deque(), 0, max(budgets)
+    """Search until the budget is met, with this number of evaluations pending, told in their order."""
+    searcher = method(observed.space.num_choices, seed, **settings)
+    budget = max(budgets)
+    asked = 0
+    waiting = deque()  # networks that the searcher has asked for and not been told of
     while len(observed.seen) < budget and asked < 20 * budget:  # some ask again and again for what they know
-        while len(out) < under_way and len(observed.seen) < budget:
-            out.append(searcher.ask())
-            observed(out[-1])
+        while len(waiting) < pending and len(observed.seen) < budget:
+            network = searcher.ask()
+            observed(network)  # it is paid for now
+            waiting.append(network)
             asked += 1
-        searcher.tell(out[0], observed(out.popleft()))
-    comparable = under_way == UNDER_WAY and isinstance(observed, Observed)
+        network = waiting.popleft()
+        searcher.tell(network, observed(network))
+    comparable = pending == PENDING and isinstance(observed, Observed)
     return smoothed(observed, budgets, seed) if comparable else {"picks": {}}
 
 
 def smoothed(observed: Observed | Landscape, budgets: Sequence[int], seed: int) -> dict:
-    """What a rival's children hand over by the ranking of a controller that has learned from them, in their order."""
+    """The networks that a controller chooses which has learned from a baseline method's children, in their order."""
     search, reward, ranking = make_policy(observed, seed, {})
-    handed_over, children = HandedOver(observed, budgets, ranking, "_smoothed"), list(observed.seen)
+    picks = Picks(observed, budgets, ranking, "_smoothed")
+    children = list(observed.seen)
     for start in range(0, len(children), search.children_per_update):
         batch = children[start : start + search.children_per_update]
-        handed_over.before(start + len(batch))
+        picks.before(start + len(batch))
         search.reward_of.update({actions: reward(actions) for actions in batch})
         search.update(list(search.reward_of)[-search.replay :])
-    handed_over.before(math.inf)
-    return {"picks": handed_over.picks}
+    picks.before(math.inf)
+    return {"picks": picks.by_kind}
 
 
 TPE = {"method": Optuna, "sampler": "TPE", "multivariate": True}
-PAPER = PAPER_SETTINGS | {"num_layers": 2, "hidden_size": 35, "reward_exponent": 3}
-METHODS: dict[str, tuple[Callable, dict]] = {
+PAPER_CONTROLLER = PAPER_SETTINGS | {"num_layers": 2, "hidden_size": 35, "reward_exponent": 3}
+METHODS: dict[str, tuple[Callable, dict]] = {  # by the names in the files of results/, where pending is "under way"
     "controller": (policy_gradient, {}),
-    "random search": (rival, {"method": RandomSearch, "under_way": UNDER_WAY}),
-    f"regularised evolution, {UNDER_WAY} under way": (rival, {"method": Evolution, "under_way": UNDER_WAY}),
-    f"local search, {UNDER_WAY} under way": (rival, {"method": LocalSearch, "under_way": UNDER_WAY}),
-    f"TPE, {UNDER_WAY} under way": (rival, TPE | {"constant_liar": True, "under_way": UNDER_WAY}),
+    "random search": (run_baseline, {"method": RandomSearch, "pending": PENDING}),
+    f"regularised evolution, {PENDING} under way": (run_baseline, {"method": Evolution, "pending": PENDING}),
+    f"local search, {PENDING} under way": (run_baseline, {"method": LocalSearch, "pending": PENDING}),
+    f"TPE, {PENDING} under way": (run_baseline, TPE | {"constant_liar": True, "pending": PENDING}),
     "sequential controller": (policy_gradient, {"children_per_update": 1, "update_lag": 0}),  # as the next ones
-    "regularised evolution, 10 and 3": (rival, {"method": Evolution, "sample": 3}),
-    "regularised evolution, 10 and 5": (rival, {"method": Evolution}),
-    "local search": (rival, {"method": LocalSearch}),
-    "TPE": (rival, TPE),
-    "paper's controller": (policy_gradient, PAPER),
+    "regularised evolution, 10 and 3": (run_baseline, {"method": Evolution, "sample": 3}),
+    "regularised evolution, 10 and 5": (run_baseline, {"method": Evolution}),
+    "local search": (run_baseline, {"method": LocalSearch}),
+    "TPE": (run_baseline, TPE),
+    "paper's controller": (policy_gradient, PAPER_CONTROLLER),
 }
 COMPARED = [name for name in METHODS if name != "sequential controller"]  # by default
 LARGE = [name for name in METHODS if name not in ("regularised evolution, 10 and 3", "local search")]  # by default
-METHODS["Gaussian process"] = rival, {"method": Optuna, "sampler": "GP"}  # slow
+METHODS["Gaussian process"] = run_baseline, {"method": Optuna, "sampler": "GP"}  # slow
 METHODS |= {f"lag {lag}": (policy_gradient, {"update_lag": lag}) for lag in (0, 1, 2, 4, 9)}
 METHODS |= {  # with lags that keep so many workers busy
     f"{n} workers": (policy_gradient, {"children_per_update": CHILDREN_PER_UPDATE, "update_lag": recommended_lag(n)})
@@ -198,9 +210,9 @@ CHANGES = {  # what differs from the paper's settings
     "batches of 2": ("children_per_update",),
 }
 for change, settings in CHANGES.items():
-    METHODS[f"{change} alone"] = policy_gradient, {key: PAPER[key] for key in PAPER if key not in settings}
+    METHODS[f"{change} alone"] = policy_gradient, {k: v for k, v in PAPER_CONTROLLER.items() if k not in settings}
 for change, settings in CHANGES.items():
-    METHODS[f"without {change}"] = policy_gradient, {key: PAPER[key] for key in settings}
+    METHODS[f"without {change}"] = policy_gradient, {key: PAPER_CONTROLLER[key] for key in settings}
 
 _space: Table | Generated | None = None  # in a process of the pool
 
@@ -216,9 +228,9 @@ def repetition(method: str, seed: int, budgets: Sequence[int]) -> dict:
     """One search, as it is kept."""
     observed, (search, settings) = _space.observed(seed), METHODS[method]
     result = search(observed, budgets, seed, **settings)
-    reward_alone = HandedOver(observed, budgets, by_reward, "_reward" if "samples" in result else "")
+    reward_alone = Picks(observed, budgets, by_reward, "_reward" if "samples" in result else "")
     reward_alone.before(math.inf)
-    result["picks"] |= reward_alone.picks
+    result["picks"] |= reward_alone.by_kind
     result.setdefault("finals_seconds", reward_alone.seconds)
     result["children"] = [observed.entry(actions) for actions in observed.seen]
     if getattr(observed, "maximum", None):
@@ -289,7 +301,7 @@ def read_flags() -> argparse.Namespace:
         metavar="MODULE:CLASS",
         help="your own method, a class with ask and tell (docs/benchmark.md); without --methods only it is run",
     )
-    add("--pending", type=int, default=UNDER_WAY, help="evaluations that --method has pending (default: %(default)s)")
+    add("--pending", type=int, default=PENDING, help="evaluations that --method has pending (default: %(default)s)")
     add("--again", action="store_true", help="run the methods anew, although their searches are kept")
     add("--budgets", nargs="*", type=int, help="children (default: 25 50 100 200, of a space 50 100 200)")
     add("--processes", type=int, default=usable_cores(), help="searches at once")
@@ -332,17 +344,17 @@ def main() -> None:
             kept.extend(header | environment(), iter(tqdm(jobs, total=len(todo), unit="search")))
     summary = Summary(space, budgets, kept.runs)
     made["commands"] = list(dict.fromkeys(line["command"] for line in kept.lines if "command" in line))
-    result = {"table": header["table"], "truth_is": space.truth_is, "grid": list(curve_points(budgets))}
+    result = {"table": header["table"], "truth_is": space.source_of_true_accuracy, "grid": list(curve_points(budgets))}
     if isinstance(space, Table):
-        ranked = np.sort(space.truth)[::-1]
-        truth = {"best": ranked[0], "mean": ranked.mean(), f"best_{BEST}": space.way[1]}
-        truth |= {f"top{share}": ranked[math.ceil(len(ranked) * share / 100) - 1] for share in (1, 5)}
+        ranked = np.sort(space.true_accuracy)[::-1]
+        of_space = {"best": ranked[0], "mean": ranked.mean(), f"best_{BEST}": space.mean_and_best[1]}
+        of_space |= {f"top{share}": ranked[math.ceil(len(ranked) * share / 100) - 1] for share in (1, 5)}
         result |= {
             "architectures": len(ranked),
             "trainings": space.trainings.shape[1],
             "with_fresh": int(space.has_fresh.sum()),
         }
-        result |= {"truth": {name: float(value) for name, value in truth.items()}}
+        result |= {"truth": {name: float(value) for name, value in of_space.items()}}
     result |= {"methods": {method: summary.told_of(method) for method in summary.runs}} | made
     file = RESULTS / f"search_quality_{name}.json"
     write_json(file, result | {"seconds": time.perf_counter() - started} | environment())
@@ -350,7 +362,7 @@ def main() -> None:
     for method in methods:
         if (fewest := result["methods"][method]["fewest_children"]) < budgets[-1]:
             print(f"note: {method} asked for {fewest} different networks only in one of its searches")
-    print(f"truth: {space.truth_is}; kept in {file} and {kept.path.name}")
+    print(f"true accuracy: {space.source_of_true_accuracy}; kept in {file} and {kept.path.name}")
 
 
 def make_own_methods(names: list[str], pending: int, num_choices: tuple[int, ...]) -> dict[str, tuple[Callable, dict]]:
@@ -362,14 +374,14 @@ def make_own_methods(names: list[str], pending: int, num_choices: tuple[int, ...
         trial = OwnMethod(num_choices, 0, name)
         trial.tell(trial.ask(), 0.5)
         ending = f", {pending} pending" if pending > 1 else ""
-        own_methods[name + ending] = rival, {"method": OwnMethod, "name": name, "under_way": pending}
+        own_methods[name + ending] = run_baseline, {"method": OwnMethod, "name": name, "pending": pending}
     return own_methods
 
 
 def print_table(result: dict, scale: float) -> None:
-    """What the methods hand over, as text."""
+    """Print the networks that the methods return."""
     print(
-        "controller ahead: its lead over this method; p: two-sided, paired; rank: among all networks, by the best truth"
+        "controller ahead: its lead over this method; p: two-sided, paired; rank: among all networks, by true accuracy"
     )
     titles = f"{'method':<36} {'budget':>6} {'':<28} {'truth':>16} {'mean of all':>12} {'rank':>7}"
     print(f"{titles} {'controller ahead':>18} {'p':>7}")

@@ -21,7 +21,7 @@ import numpy as np
 from utils import InputError
 
 Actions = tuple[int, ...]
-BEST = 20  # networks, whose mean is the end of the way from the mean of the space
+BEST = 20  # networks; their mean is what a search could gain over the mean of the space
 NO_DECISIONS = ("architecture", "instruction_set")  # columns that may stand among them
 
 
@@ -47,23 +47,23 @@ class Table:
         return np.isfinite(self.fresh).any(1)
 
     @cached_property
-    def truth(self) -> np.ndarray:
-        """The best there is of each network (networks,): the mean of its fresh trainings, else of all others."""
+    def true_accuracy(self) -> np.ndarray:
+        """The best estimate for each network (networks,): the mean of its fresh trainings, else of all others."""
         return self.fresh_or(self.trainings.mean(1))
 
     def fresh_or(self, other: np.ndarray) -> np.ndarray:
-        """The mean of the fresh trainings where there are any, else the other truth (networks,)."""
+        """The mean of the fresh trainings where there are any, else `other` (networks,)."""
         sums = np.nansum(self.fresh, axis=1)
         return np.where(self.has_fresh, sums / np.maximum(1, np.isfinite(self.fresh).sum(1)), other)
 
     @property
-    def way(self) -> tuple[float, float]:
+    def mean_and_best(self) -> tuple[float, float]:
         """True accuracy of the mean of the space, and of the mean of its best."""
-        return float(self.truth.mean()), float(np.sort(self.truth)[-BEST:].mean())
+        return float(self.true_accuracy.mean()), float(np.sort(self.true_accuracy)[-BEST:].mean())
 
     @property
     def has_finalists(self) -> bool:
-        """Whether there is a second training to choose by, and a truth beside it."""
+        """Whether there is a second training to choose by, and another one to judge by."""
         return self.trainings.shape[1] > 2 or (self.trainings.shape[1] == 2 and bool(self.has_fresh.any()))
 
     @property
@@ -72,8 +72,8 @@ class Table:
         return self.trainings.shape[1] > 2 and not self.has_fresh.any()
 
     @property
-    def truth_is(self) -> str:
-        """The truth of a pick, in words."""
+    def source_of_true_accuracy(self) -> str:
+        """Where the true accuracy of a pick comes from, in words."""
         k, fresh = self.trainings.shape[1], self.has_fresh
         unseen = ["the only training, which is the reward", "the second training", "the unseen third training"]
         other = unseen[k - 1] if k < 4 else f"the mean of {k - 2} unseen trainings"
@@ -96,7 +96,7 @@ class Table:
             lines.append("two trainings of each network and no fresh ones: there are no finalists")
         if k == 1 and fresh < n:
             lines.append(
-                "with one training of each network the reward is the truth, too: all are too good by its noise"
+                "with one training of each network the reward is taken for the true accuracy: all are too good by its noise"
             )
         if 0 < fresh < n:
             rest = {1: "its reward", 2: "its second training, as a finalist by the mean of both"}.get(k, "unseen ones")
@@ -132,8 +132,8 @@ class Observed:
         return float(self.space.seconds[[self.entry(actions) for actions in networks]].sum())
 
     @cache  # noqa: B019
-    def truth(self, finalists: bool = False) -> np.ndarray:
-        """The truth of a pick (networks,): the fresh trainings; else those that nobody has seen; else all."""
+    def true_accuracy(self, finalists: bool = False) -> np.ndarray:
+        """The true accuracy of a pick (networks,): fresh trainings; else those that the search has not seen; else all."""
         unseen = self.drawn[:, 2:] if self.drawn.shape[1] > 2 or finalists else self.drawn[:, 1:]
         return self.space.fresh_or((unseen if unseen.shape[1] else self.drawn).mean(1))
 
@@ -217,7 +217,7 @@ class Generated:
 
     names = seconds = None
     has_finalists = judges_all = False
-    truth_is = "the value without noise, in standard deviations of the space"
+    source_of_true_accuracy = "the value without noise, in standard deviations of the space"
 
     @property
     def num_choices(self) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""What kept searches are worth: means of what is handed over, its ranks, and leads of the controller, with intervals.
+"""What kept searches are worth: mean accuracies of their picks, ranks, and leads of the controller, with intervals.
 
-Intervals and p values are from a bootstrap of searches, paired by repetition, and of each network's truth trainings,
-the same ones for all methods. Where one unseen training is the truth its luck is left out; so is the luck of the
+Intervals and p values are from a bootstrap of searches, paired by repetition, and of the trainings that
+give a network's true accuracy (`truth` in the files), the same ones for all methods. Where that is one unseen training
+its luck is left out; so is the luck of the
 rewards, which all searches share.
 """
 
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.rivals import RandomSearch
+from benchmarks.baselines import RandomSearch
 from benchmarks.spaces import Generated, Observed, Table
 from train import count_finalists, parse_arguments
 
@@ -112,42 +113,44 @@ class Summary:
     def luck_of(self, all_trainings: bool, row: int) -> np.ndarray:
         return resampled_trainings(self.space.trainings if all_trainings else self.space.fresh, row)
 
-    def scores(self, entries: dict[int, list], truth: str) -> Scores:
-        """Mean truth of some networks of each repetition.
+    def scores(self, entries: dict[int, list], judge: str) -> Scores:
+        """Mean true accuracy of some networks of each repetition.
 
-        `truth` is that of a pick ("found", or of finalists "finals"), the mean of "all" trainings, or the "best" there is.
+        `judge` says what gives it: the trainings that judge a pick ("found") or a finalist ("finals"), "all" trainings,
+        or the "best" estimate there is.
         """
         networks, n = np.array(list(entries.values())), len(entries)  # (n, networks) rows, or values
         if isinstance(self.space, Generated):
             return Scores(networks.mean(1))
-        if truth in ("found", "finals"):
-            truths = [self.observed(seed).truth(truth == "finals")[rows] for seed, rows in entries.items()]
+        if judge in ("found", "finals"):
+            finalists = judge == "finals"
+            accuracies = [self.observed(seed).true_accuracy(finalists)[rows] for seed, rows in entries.items()]
         else:
-            truths = (self.space.truth if truth == "best" else self.space.trainings.mean(1))[networks]
-        values = np.mean(truths, axis=1)
-        if truth != "all" and not self.space.has_fresh.any():
+            accuracies = (self.space.true_accuracy if judge == "best" else self.space.trainings.mean(1))[networks]
+        values = np.mean(accuracies, axis=1)
+        if judge != "all" and not self.space.has_fresh.any():
             return Scores(values)
         unique, column = np.unique(networks, return_inverse=True)
         share = np.zeros((len(unique), n))
         np.add.at(share, (column.reshape(networks.shape), np.arange(n)[:, None]), 1 / networks.shape[1])
-        return Scores(values, np.stack([self.lucky(truth == "all", row) for row in unique], 1) @ share)
+        return Scores(values, np.stack([self.lucky(judge == "all", row) for row in unique], 1) @ share)
 
     def picked(self, method: str, kind: str, k: int) -> dict[int, list]:
-        """What a method hands over in each repetition, at its k-th budget (or point of the curve)."""
+        """What a method returns in each repetition, at its k-th budget (or point of the curve)."""
         runs = self.runs.get(method, {})
         if kind in ("modes", "samples"):
             return {seed: np.atleast_1d(run[kind][k]) for seed, run in runs.items()}
         return {seed: [run["children"][run["picks"][kind][k]]] for seed, run in runs.items()}
 
-    def compare(self, method: str, kind: str, k: int, truth: str, end: str = "") -> dict:
-        """Mean truth of what is handed over, and how far the controller's is ahead, paired by repetition."""
+    def compare(self, method: str, kind: str, k: int, judge: str, end: str = "") -> dict:
+        """Mean true accuracy of the picks, and how far the controller's are ahead, paired by repetition."""
         entries = self.picked(method, kind, k)
-        result = mean_ci(self.scores(entries, truth), f"truth{end}")
+        result = mean_ci(self.scores(entries, judge), f"truth{end}")
         if method == "controller" or "controller" not in self.runs or kind in ("modes", "samples", "curve"):
             return result
         controller = self.picked("controller", kind.removesuffix("_smoothed"), k)
         if len(common := sorted(entries.keys() & controller.keys())) > 1:
-            ours, theirs = (self.scores({seed: some[seed] for seed in common}, truth) for some in (controller, entries))
+            ours, theirs = (self.scores({seed: some[seed] for seed in common}, judge) for some in (controller, entries))
             result |= mean_ci(ours.minus(theirs), f"controller_ahead{end}")
             result[f"p{end}"] = two_sided_p(ours.minus(theirs))
         return result
@@ -155,16 +158,18 @@ class Summary:
     def row(self, method: str, kind: str, k: int) -> dict:
         """All that is told of one kind of answer at one budget."""
         space, entries, budget = self.space, self.picked(method, kind, k), self.budgets[k]
-        runs, truth = self.runs[method], "finals" if kind.startswith("finals") else "found"
-        result = {"n": len(entries)} | self.compare(method, kind, k, truth)
+        runs = self.runs[method]
+        judge = "finals" if kind.startswith("finals") else "found"
+        result = {"n": len(entries)} | self.compare(method, kind, k, judge)
         if space.judges_all:
             result |= self.compare(method, kind, k, "all", "_all")
         if kind == "samples":
             result |= self.share(entries) | {"entropy": float(np.mean([run["entropy"][k] for run in runs.values()]))}
         elif isinstance(space, Table):
             rows = np.array(list(entries.values()))  # (n, 1)
-            ranks = 1 + (space.truth > space.truth[rows]).sum(1)  # by the best truth there is; 1 is the best
-            result |= {"rank": float(ranks.mean()), "top1": float(np.mean(ranks <= math.ceil(len(space.truth) / 100)))}
+            ranks = 1 + (space.true_accuracy > space.true_accuracy[rows]).sum(1)  # 1 is the best
+            hundredth = math.ceil(len(space.true_accuracy) / 100)
+            result |= {"rank": float(ranks.mean()), "top1": float(np.mean(ranks <= hundredth))}
             if space.has_fresh.any():
                 result["with_fresh"] = float(space.has_fresh[rows].mean())
             if space.test is not None:
@@ -179,10 +184,10 @@ class Summary:
         return result
 
     def share(self, entries: dict[int, list]) -> dict:
-        """How far these networks are on the way from the mean of the space to the mean of its best 20."""
+        """The share of the possible gain: from the mean of the space, 0, to the mean of its best 20, 1."""
         if isinstance(self.space, Generated):
             return {}
-        mean, best = self.space.way
+        mean, best = self.space.mean_and_best
         return {"share": round(float((self.scores(entries, "best").values.mean() - mean) / (best - mean)), 4)}
 
     def told_of(self, method: str) -> dict:
@@ -211,7 +216,7 @@ class Summary:
         return result | {"curves": self.curves(method)}
 
     def curves(self, method: str) -> dict:
-        """Truth of the pick over the children; and the lead over random search in the best rewards (Figure 6)."""
+        """True accuracy of the pick over the children; and the lead over random search in the best rewards (Figure 6)."""
         points = curve_points(self.budgets)
         curve = [self.compare(method, "curve", k, "found") for k in range(len(points))]
         result = {name: [point[name] for point in curve] for name in ("truth", "truth_ci")}
@@ -233,7 +238,7 @@ class Summary:
 
 
 def best_position(observed: Observed, rows: np.ndarray, num_finalists: int) -> tuple[int, np.ndarray]:
-    """Which of these children is handed over by reward alone, the earliest of equal ones; and the finalists."""
+    """Which of these children is returned by reward alone, the earliest of equal ones; and the finalists."""
     order = np.argsort(-observed.rewards[rows], kind="stable")
     finalists = np.sort(order[:num_finalists])
     means = observed.drawn[rows[finalists], :2].mean(1)

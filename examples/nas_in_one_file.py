@@ -56,7 +56,7 @@ class Controller(nn.Module):
     def forward(self, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sample m sequences: actions (m, T), log pi(a) of each sequence (m,), and the entropy of its choices (m,)."""
         x = self.first_input.expand(num_samples, -1)  # (m, H)
-        state = None  # of the LSTM: zeros
+        state = None  # the LSTM's, which starts with zeros
         actions, log_probs, entropies = [], [], []
         for head, embedding in zip(self.heads, self.embeddings, strict=True):
             state = self.cell(x, state)  # hidden and cell state, (m, H) each

@@ -57,7 +57,7 @@ def test_a_process_with_a_gpu_is_kept_for_the_next_child():
 
 
 def start_search(folder: str, address: str, cwd: Path) -> subprocess.Popen:
-    """A search with children under way: it has written at least two rows."""
+    """A search with pending children: it has written at least two rows."""
     program = [sys.executable, str(ROOT / "train.py"), *SEARCH, "--data_dir", str(ROOT / "data")]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     search = subprocess.Popen([*program, "--run_dir", folder, "--cluster", address], cwd=cwd, **output)
@@ -97,7 +97,7 @@ def test_a_search_on_a_cluster_is_stopped_and_goes_on(tmp_path, number, code):
     pytest.importorskip("ray")
     search = start_search("run", "local", tmp_path)
     search.send_signal(number)
-    output, _ = search.communicate(timeout=30)
+    output, _ = search.communicate(timeout=600)
     assert search.returncode == code and "Traceback" not in output, output
     rows = read_ledger(tmp_path / "run" / "children.jsonl")[0]
     assert 2 <= len(rows) < 14

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock, call
 
 import pytest
 import torch
-from test_training import DATA, PAPER, SMALL
+from test_training import DATA, PAPER_NETWORK, SMALL_NETWORK
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -75,7 +75,7 @@ class Pretended(TorchDispatchMode):
         on_device.cache_clear()
 
 
-@pytest.mark.parametrize("architecture", [SMALL, PAPER], ids=str)
+@pytest.mark.parametrize("architecture", [SMALL_NETWORK, PAPER_NETWORK], ids=str)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_training_stays_on_the_gpu(monkeypatch, name, architecture):
     """All steps, and measuring up to its first number, which has no value here; in between nothing is on the CPU."""
@@ -97,7 +97,7 @@ def test_a_training_stays_on_the_gpu(monkeypatch, name, architecture):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("architecture", [SMALL, PAPER], ids=str)
+@pytest.mark.parametrize("architecture", [SMALL_NETWORK, PAPER_NETWORK], ids=str)
 @pytest.mark.parametrize("name", RECIPES)
 def test_steps_as_a_graph_give_the_same_weights(monkeypatch, name, architecture):
     graphed = train_child(architecture, on_device(DATA, "cuda"), RECIPES[name], 0)
@@ -169,7 +169,7 @@ def test_a_training_that_runs_out_of_memory_gives_it_back(monkeypatch, error):
     gc.disable()
     try:
         with pytest.raises(workers.TaskFailed) as failed:
-            workers._call(lambda _: train_child(SMALL, DATA, Recipe(), 0), ())
+            workers._call(lambda _: train_child(SMALL_NETWORK, DATA, Recipe(), 0), ())
     finally:
         gc.enable()
     assert emptied == [True]
@@ -202,14 +202,14 @@ def test_the_context_is_made_before_a_task(monkeypatch):
     with FakeTensorMode():
         made, zeros = [], torch.zeros
         monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: made.append(zeros(*args, **kwargs)) or made[-1])
-        workers._ready("cuda")
+        workers._prepare_process("cuda")
         assert [tensor.device.type for tensor in made] == ["cuda"]
 
     def fail(*_, **__):
         raise torch.AcceleratorError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch, "zeros", fail)
-    workers._ready("cuda")  # the task will say it
+    workers._prepare_process("cuda")  # the task will say it
 
 
 @pytest.mark.slow

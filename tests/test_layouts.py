@@ -174,4 +174,4 @@ def test_a_path_that_is_not_there_says_so(tmp_path):
         ("notes.txt", "notes.txt' is no folder, and"),
     ):
         with pytest.raises(settings.argparse.ArgumentTypeError, match=message):
-            settings.dataset(str(tmp_path / name))
+            settings.dataset_name(str(tmp_path / name))

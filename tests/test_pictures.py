@@ -323,5 +323,5 @@ def test_a_class_too_rare_for_the_accuracy_is_named(sizes, accuracy, named, caps
     labels = torch.tensor([0, 1]).repeat_interleave(torch.tensor(sizes))
     data = datasets.Data(None, datasets.Images(None, labels), 2, Preparation(("a", "b"), (8, 8), 1))
     report.print_rare_class(data, report.noise_of_accuracy([{"val_accuracy": accuracy}], data))
-    line = f"rarest class        b, {sizes[1]} of the {sum(sizes):,} validation images: whether it is found shows"
+    line = f"rarest class        b, {sizes[1]} of the {sum(sizes):,} validation images: only the recall of"
     assert capsys.readouterr().out.startswith(line) == named

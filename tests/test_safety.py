@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_in
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -289,20 +290,24 @@ def test_a_second_search_in_a_running_ones_folder_stops_and_a_dead_ones_lock_doe
     assert code == 0 and "100 trained" in output
 
 
-def test_a_full_disk_is_one_line_and_the_ledger_stays_readable(tmp_path):
+def test_a_full_disk_is_one_line_and_the_ledger_stays_readable(tmp_path, monkeypatch, capsys, undrawn):
     full = os.environ | {"STAND_IN_LARGEST_FILE": "4000"}
-    code, _, errors = Search(tmp_path / "run", "--num_children", "40", env=full).end()
+    flags = ("--num_children", "19", "--workers", "1")
+    code, _, errors = Search(tmp_path / "run", *flags, env=full).end()
     assert code == 2 and "File too large" in errors and len(errors.splitlines()) == 1
     rows, whole = read_ledger(tmp_path / "run" / "children.jsonl")
     assert rows and whole > 3000
-    code, output, _ = Search(tmp_path / "run", "--num_children", "40").end()  # space again
-    assert code == 0 and "40 trained" in output
+    monkeypatch.setattr(train, "attempt", stand_in.attempt)
+    train.main(["--data_dir", str(ROOT / "data"), "--run_dir", str(tmp_path / "run"), *flags])  # space again
+    assert "19 trained" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("run_dir", ["/proc/run", "/dev/null/run"])
-def test_a_folder_that_cannot_be_written_is_one_line(run_dir):
-    code, _, errors = Search(Path(run_dir), "--num_children", "2").end()
-    assert code == 2 and run_dir in errors and len(errors.splitlines()) == 1
+def test_a_folder_that_cannot_be_written_is_one_line(run_dir, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--num_children", "2", "--run_dir", run_dir])
+    errors = capsys.readouterr().err
+    assert run_dir in errors and len(errors.splitlines()) == 1
 
 
 # --- nonsense -----------------------------------------------------------------------------------------------------

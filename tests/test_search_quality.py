@@ -1,4 +1,4 @@
-"""The comparison of search methods: tables as people have them, rivals on equal footing, an honest truth."""
+"""The comparison of search methods: tables as people have them, methods on equal footing, honest accuracies."""
 
 import gzip
 import itertools
@@ -15,8 +15,8 @@ import torch
 
 import train
 from benchmarks import search_quality, summary
-from benchmarks.rivals import Evolution, LocalSearch, OwnMethod, RandomSearch
-from benchmarks.search_quality import HandedOver, by_reward, policy_gradient, rival
+from benchmarks.baselines import Evolution, LocalSearch, OwnMethod, RandomSearch
+from benchmarks.search_quality import Picks, by_reward, policy_gradient, run_baseline
 from benchmarks.spaces import Generated, read_table
 from benchmarks.summary import Scores, Summary, everything, mean_ci, same_time, spend, two_sided_p
 from controller import Controller
@@ -53,7 +53,8 @@ def test_words_one_training_and_no_test_accuracy(tmp_path):
     assert table.num_choices == (3, 2) and table.test is None and table.names is None
     assert table.trainings[table.index[2, 1]] == pytest.approx(0.02)  # sepconv, 10: words by the alphabet, 10 after 2
     observed = table.observed(0)
-    assert observed((2, 1)) == pytest.approx(0.02) == observed.truth()[table.index[2, 1]]  # the only one is the truth
+    judged_by_the_reward = observed.true_accuracy()[table.index[2, 1]]  # there is no other training
+    assert observed((2, 1)) == pytest.approx(0.02) == judged_by_the_reward
     assert not table.has_finalists and len(table.notes()) == 3 and "too good by its noise" in table.notes()[1]
 
 
@@ -91,17 +92,17 @@ def test_what_is_wrong_with_a_table_is_one_line(tmp_path, columns, rows, message
             read_table(path)
 
 
-def test_the_truth_is_fresh_else_unseen_else_the_mean_of_all(tmp_path):
+def test_the_true_accuracy_is_fresh_else_unseen_else_the_mean_of_all(tmp_path):
     rows = [(0, "avx2", 90, 92, 95, 97, "", 99, 7, ""), (1, "avx2", 80, 82, "", "", "", 89, 7, 1)]
     columns = "a,instruction_set,val_0,val_1,fresh_0,fresh_1,fresh_2,test_0,note,seconds"
     table = read_table(write(tmp_path / "table.csv", columns, rows))
     assert table.num_choices == (2,) and table.seconds is None and table.has_finalists and not table.judges_all
-    assert table.truth == pytest.approx([0.96, 0.81]) and table.test == pytest.approx([0.99, 0.89])
+    assert table.true_accuracy == pytest.approx([0.96, 0.81]) and table.test == pytest.approx([0.99, 0.89])
     observed = table.observed(0)
     second = observed.again((1,))
     assert {observed((1,)), second} == {0.8, 0.82}
-    assert observed.truth(finalists=False) == pytest.approx([0.96, second])
-    assert observed.truth(finalists=True) == pytest.approx([0.96, 0.81])
+    assert observed.true_accuracy(finalists=False) == pytest.approx([0.96, second])
+    assert observed.true_accuracy(finalists=True) == pytest.approx([0.96, 0.81])
     notes = "\n".join(table.notes())
     assert "1 of 2 networks have fresh trainings" in notes and "no seconds" in notes
 
@@ -115,10 +116,10 @@ def test_what_a_search_reads_is_in_the_digest_and_no_more(tmp_path):
     assert same == digest(",fresh_0", (0.6,), ("",)) != digest(",val_1", (0.6,), (0.7,))
 
 
-def test_the_truth_holds_no_training_that_a_method_has_seen(table):
+def test_the_true_accuracy_holds_no_training_that_a_method_has_seen(table):
     observed = table.observed(3)
     first, second = ([some(a) for a in table.index] for some in (observed, observed.again))
-    drawn = np.stack([first, second, observed.truth()], axis=1)
+    drawn = np.stack([first, second, observed.true_accuracy()], axis=1)
     np.testing.assert_array_equal(np.sort(drawn, axis=1), table.trainings)  # each of the three once
     assert {int(row.argmin()) for row in drawn} == {0, 1, 2}  # in an order of its own for each network
 
@@ -133,8 +134,8 @@ def test_all_methods_see_the_same_rewards(table):
 
 
 @pytest.mark.parametrize("trainings", [1, 2, 3])
-def test_what_chose_a_finalist_is_never_its_truth(tmp_path, monkeypatch, trainings):
-    """On a table of pure noise a pick is as good as any network, if its truth is a training of its own."""
+def test_what_chose_a_finalist_never_judges_it(tmp_path, monkeypatch, trainings):
+    """On a table of pure noise a pick is as good as any network, if it is judged by a training of its own."""
     rng = np.random.default_rng(0)
     columns = ",".join(f"val_{i}" for i in range(trainings))
     rows = [(*a, *rng.normal(0.9, 0.01, trainings)) for a in itertools.product(range(5), repeat=3)]
@@ -190,15 +191,15 @@ def test_a_space_tells_the_share_of_its_maximum_and_the_last_children(monkeypatc
 # --- searches -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("under_way", [1, 10])
+@pytest.mark.parametrize("pending", [1, 10])
 @pytest.mark.parametrize("method", [RandomSearch, Evolution, LocalSearch])
-def test_a_rival_pays_for_distinct_networks_and_waits_for_its_rewards(table, method, under_way, monkeypatch):
+def test_a_baseline_method_pays_for_distinct_networks_and_waits_for_its_rewards(table, method, pending, monkeypatch):
     monkeypatch.setattr(search_quality, "smoothed", lambda *_: {})
     observed, told = table.observed(0), []
 
     class Noted(method):
         def ask(self):
-            assert len(told) >= self.count - under_way + 1  # no more than `under_way` without a reward
+            assert len(told) >= self.count - pending + 1  # no more than `pending` without a reward
             self.count += 1
             return super().ask()
 
@@ -209,17 +210,17 @@ def test_a_rival_pays_for_distinct_networks_and_waits_for_its_rewards(table, met
 
         count = 0
 
-    rival(observed, (40,), 0, Noted, under_way)
-    assert len(observed.seen) == 40 and len(told) >= 40 - under_way
+    run_baseline(observed, (40,), 0, Noted, pending)
+    assert len(observed.seen) == 40 and len(told) >= 40 - pending
     again = table.observed(0)
-    rival(again, (40,), 0, method, under_way)
+    run_baseline(again, (40,), 0, method, pending)
     assert list(again.seen) == list(observed.seen)
 
 
 def test_local_search_climbs_to_the_top_and_starts_again(table, monkeypatch):
     monkeypatch.setattr(search_quality, "smoothed", lambda *_: {})
     observed = table.observed(1)
-    rival(observed, (35,), 0, LocalSearch)
+    run_baseline(observed, (35,), 0, LocalSearch)
     assert (3, 3, 3) in observed.seen
     first = next(iter(observed.seen))
     assert all(sum(a != b for a, b in zip(first, other, strict=True)) == 1 for other in list(observed.seen)[1:10])
@@ -239,9 +240,10 @@ def test_evolution_mutates_one_decision_of_a_member():
 
 def test_the_papers_settings_are_those_of_the_program():
     names = {"lr": "controller_lr", "num_layers": "controller_layers"}
-    assert {names.get(key, key): value for key, value in search_quality.PAPER.items()}.items() <= train.PAPER.items()
+    flags = {names.get(key, key): value for key, value in search_quality.PAPER_CONTROLLER.items()}
+    assert flags.items() <= train.PAPER_FLAGS.items()
     changed = set(itertools.chain(*search_quality.CHANGES.values()))
-    assert set(search_quality.PAPER) - changed == {"update_lag", "reward_exponent"}
+    assert set(search_quality.PAPER_CONTROLLER) - changed == {"update_lag", "reward_exponent"}
 
 
 def test_a_sequential_controller_learns_from_each_child_before_the_next(table, monkeypatch):
@@ -258,7 +260,7 @@ def test_a_sequential_controller_learns_from_each_child_before_the_next(table, m
 
 
 def test_what_the_controller_hands_over_is_chosen_by_the_policy_of_that_time(table):
-    """A search of 30 children that goes on to 60 hands over what one hands over that ends there."""
+    """A search of 30 children that goes on to 60 returns what one returns that ends there."""
     observed = table.observed(2)
     picks = policy_gradient(observed, (spend(33)[0] + 3, 60), 2)["picks"]
     assert spend(33) == (30, 3)
@@ -274,14 +276,14 @@ def test_what_the_controller_hands_over_is_chosen_by_the_policy_of_that_time(tab
     assert children[short[0]] == search.ranking({actions: [observed(actions)] for actions in children[:30]})[0]
 
 
-def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
+def test_a_baseline_methods_children_are_smoothed_by_the_same_update(tmp_path):
     rng = np.random.default_rng(0)
     rows = [(*a, *(sum(a) / 20 + rng.normal(0, 0.1, 3))) for a in itertools.product(range(4), repeat=3)]
     table = read_table(write(tmp_path / "table.csv", "t0,t1,t2,val_0,val_1,val_2", rows))
     observed = table.observed(7)
     budgets = tuple(range(6, 42, 2))
-    picks = rival(observed, budgets, 7, RandomSearch, 10)["picks"]["found_smoothed"]
-    assert rival(table.observed(7), budgets, 7, RandomSearch, 1) == {"picks": {}}  # what no page shows
+    picks = run_baseline(observed, budgets, 7, RandomSearch, 10)["picks"]["found_smoothed"]
+    assert run_baseline(table.observed(7), budgets, 7, RandomSearch, 1) == {"picks": {}}  # what no page shows
     torch.manual_seed(7)
     search, children = PolicyGradient(Controller(table.num_choices, table.names)), list(observed.seen)
     for i in range(0, 40, 2):  # told by hand, as if it had sampled them
@@ -294,7 +296,7 @@ def test_a_rivals_children_are_smoothed_by_the_same_update(tmp_path):
 
 
 def tied(tmp_path, count: int):
-    """`count` networks of equal means, whose rewards differ: 0 has 0.5 and 0.9, all others 0.6 and 0.8, truth 1."""
+    """`count` networks of equal means, whose rewards differ: 0 has 0.5 and 0.9, the others 0.6 and 0.8, all truly 1."""
     rows = [(n, 0.5, 0.9, 1) if n == 0 else (n, 0.6, 0.8, 1) for n in range(count)]
     table = read_table(write(tmp_path / "table.csv", "a,val_0,val_1,val_2", rows))
     observed = table.observed(0)
@@ -303,15 +305,15 @@ def tied(tmp_path, count: int):
     return table, observed
 
 
-def test_of_equal_finalists_the_earliest_child_is_handed_over(tmp_path):
+def test_of_equal_finalists_the_earliest_child_is_returned(tmp_path):
     _, observed = tied(tmp_path, 2)
     for n in (0, 1):
         observed((n,))
-    handed_over = HandedOver(observed, (2,), by_reward)
-    handed_over.wanted.clear()
-    handed_over.wanted.append((2, "finals", 2))
-    handed_over.before(math.inf)
-    assert handed_over.picks["finals"] == [0]  # though its first reward is lower
+    picks = Picks(observed, (2,), by_reward)
+    picks.wanted.clear()
+    picks.wanted.append((2, "finals", 2))
+    picks.before(math.inf)
+    assert picks.by_kind["finals"] == [0]  # though its first reward is lower
     assert summary.best_position(observed, np.array([0, 1]), 2)[0] == 0
     assert summary.best_position(observed, np.array([0, 1]), 0)[0] == 1
 
@@ -369,7 +371,7 @@ def test_the_luck_of_a_networks_trainings_is_that_of_their_mean():
 
 
 def test_intervals_hold_the_luck_of_the_table(tmp_path, monkeypatch):
-    """Two methods that hand over two networks each, in 60 searches; the truth of a network is noisy, too."""
+    """Two methods that return two networks each, in 60 searches; the true accuracy of a network is noisy, too."""
     monkeypatch.setattr(summary, "ROUNDS", 400)
     summary.resampled.cache_clear()
     rng, inside, naive, true = np.random.default_rng(0), 0, 0, np.array([0.90, 0.91, 0.92, 0.89])
@@ -386,7 +388,7 @@ def test_intervals_hold_the_luck_of_the_table(tmp_path, monkeypatch):
         row = Summary(table, (1,), runs).compare("random search", "found", 0, "found")
         expected = true[:2].mean() - true[2:].mean()
         inside += abs(row["controller_ahead"] - expected) < row["controller_ahead_ci"]
-        differences = table.truth[ours] - table.truth[theirs]
+        differences = table.true_accuracy[ours] - table.true_accuracy[theirs]
         naive += abs(differences.mean() - expected) < 1.96 * differences.std() / math.sqrt(60)
     summary.resampled.cache_clear()
     assert 0.9 < inside / 200 < 0.99 and naive / 200 < 0.8
@@ -405,20 +407,20 @@ def test_a_summary_tells_every_kind_of_answer(table, monkeypatch):
     told = Summary(table, (10, 40), runs)
     assert list(told.runs) == ["controller", "random search", "everything"]  # and no row of the same time
     ours, theirs = (told.told_of(name) for name in runs)
-    handed = {"found", "finals"}
-    assert set(ours["budgets"]["40"]) == handed | {f"{kind}_reward" for kind in handed} | {"modes", "samples"}
-    assert set(theirs["budgets"]["40"]) == handed | {f"{kind}_smoothed" for kind in handed}
+    kinds = {"found", "finals"}
+    assert set(ours["budgets"]["40"]) == kinds | {f"{kind}_reward" for kind in kinds} | {"modes", "samples"}
+    assert set(theirs["budgets"]["40"]) == kinds | {f"{kind}_smoothed" for kind in kinds}
     searches = runs["controller"].items()
-    third = [table.observed(s).truth()[run["children"][run["picks"]["found"][1]]] for s, run in searches]
+    third = [table.observed(s).true_accuracy()[run["children"][run["picks"]["found"][1]]] for s, run in searches]
     row, other = ours["budgets"]["40"]["found"], theirs["budgets"]["40"]["found"]
     assert row["n"] == 3 and row["truth"] == pytest.approx(np.mean(third), abs=1e-6) and row["rank"] >= 1
     assert other["controller_ahead"] == pytest.approx(row["truth"] - other["truth"], abs=1e-6) and 0 < other["p"] <= 1
     assert other["controller_ahead_all"] == pytest.approx(row["truth_all"] - other["truth_all"], abs=1e-6)
-    mean, best = table.truth.mean(), np.sort(table.truth)[-20:].mean()
-    windows = [table.truth[[run["children"][n : n + 20] for _, run in searches]].mean() for n in (0, 20)]
+    mean, best = table.true_accuracy.mean(), np.sort(table.true_accuracy)[-20:].mean()
+    windows = [table.true_accuracy[[run["children"][n : n + 20] for _, run in searches]].mean() for n in (0, 20)]
     assert ours["children_in_steps_of_20"] == pytest.approx(windows, abs=1e-6)
     assert ours["share_in_steps_of_20"] == pytest.approx((np.array(windows) - mean) / (best - mean), abs=1e-4)
-    samples = table.truth[[run["samples"][1] for _, run in searches]].mean()
+    samples = table.true_accuracy[[run["samples"][1] for _, run in searches]].mean()
     assert ours["budgets"]["40"]["samples"]["share"] == pytest.approx((samples - mean) / (best - mean), abs=1e-4)
     assert by_reward({(0,): [1, 4], (1,): [3, 2], (2,): [3]}) == [(2,), (0,), (1,)]
     assert len(ours["curves"]["truth"]) == len(ours["curves"]["top5_above_random"]) == 20
@@ -427,7 +429,27 @@ def test_a_summary_tells_every_kind_of_answer(table, monkeypatch):
 # --- what was run is kept -----------------------------------------------------------------------------------------
 
 
-def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Searches run here, not in processes of their own."""
+
+    class Pool:
+        def __init__(self, processes, context, start, arguments):
+            start(*arguments)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        map = staticmethod(map)
+
+    monkeypatch.setattr(search_quality, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(search_quality, "_space", None)
+
+
+def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys, in_this_process):
     """A run that is interrupted goes on, a method is run again alone, and other tables are refused in one line."""
     rows = [
         (*a, *(sum(a) / 10 + noise for noise in (0, 0.001, 0.002)), 1) for a in itertools.product(range(4), repeat=3)
@@ -465,14 +487,14 @@ def test_what_was_run_is_kept(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     first, second = said.err.splitlines()[-2:]
     assert "holds searches of another budgets: move it away" in first and "searches of another digest" in second
-    assert said.out.count("truth: the unseen third training") == 3
+    assert said.out.count("true accuracy: the unseen third training") == 3
     assert gzip.decompress(kept.read_bytes()).count(b'"method":"controller"') == 3
 
 
 # --- a method of one's own ----------------------------------------------------------------------------------------
 
 OWN = """
-from benchmarks.rivals import RandomSearch
+from benchmarks.baselines import RandomSearch
 
 class Mine(RandomSearch):
     pass
@@ -577,26 +599,11 @@ def test_what_is_wrong_with_a_method_of_ones_own_is_one_line(compare, capsys, tm
 
 def test_what_goes_wrong_later_in_a_method_of_ones_own_is_one_line_with_its_place(compare, table):
     with pytest.raises(InputError) as raised:
-        rival(table.observed(0), (40,), 0, OwnMethod, name="own_module:Late")
+        run_baseline(table.observed(0), (40,), 0, OwnMethod, name="own_module:Late")
     line = next(n for n, text in enumerate(OWN.splitlines(), start=1) if "raise KeyError" in text)
     assert re.fullmatch(rf"own_module:Late failed in own_module.py, line {line}: KeyError: .*", str(raised.value))
 
 
-def test_a_method_that_asks_for_the_same_again_and_again_is_noticed(compare, capsys, monkeypatch):
-    class Pool:
-        """In the place of worker processes."""
-
-        def __init__(self, processes, context, start, arguments):
-            start(*arguments)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        map = staticmethod(map)
-
-    monkeypatch.setattr(search_quality, "ProcessPoolExecutor", Pool)
+def test_a_method_that_asks_for_the_same_again_and_again_is_noticed(compare, capsys, in_this_process):
     assert compare("--method own_module:Same") == {None: [None], "own_module:Same, 10 pending": [[0], [0]]}
     assert "own_module:Same, 10 pending asked for 1 different networks only" in capsys.readouterr().out

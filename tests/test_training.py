@@ -23,7 +23,8 @@ from model import (
 )
 from search_space import parse_architecture
 
-SMALL, PAPER = parse_architecture("k3f8p1-k5f16p2"), parse_architecture("c3x3f24s2x2-c1x3f36s1x2i1")
+SMALL_NETWORK = parse_architecture("k3f8p1-k5f16p2")
+PAPER_NETWORK = parse_architecture("c3x3f24s2x2-c1x3f36s1x2i1")
 
 
 def noise(n: int, seed: int, classes: int = 7, size: int = 12) -> Images:
@@ -132,12 +133,13 @@ def reference(architecture, data: Data, recipe: Recipe, seed: int) -> Child:
 
 
 RECIPES = {
-    "default": (SMALL, Recipe(batch_size=16, epochs=3.5)),  # two batches an epoch, seven steps
-    "adam": (SMALL, Recipe(batch_size=16, epochs=3, optimizer="adam")),
-    "augmented": (SMALL, Recipe(batch_size=16, epochs=2, shift=2, flip=True)),
-    "less than a batch": (SMALL, Recipe(epochs=2)),
-    "less than a step": (SMALL, Recipe(batch_size=16, epochs=0.01)),
-    "paper": (PAPER, replace(PAPER_RECIPE, epochs=3, batch_size=16, weight_decay=0.05)),  # large enough to be seen
+    "default": (SMALL_NETWORK, Recipe(batch_size=16, epochs=3.5)),  # two batches an epoch, seven steps
+    "adam": (SMALL_NETWORK, Recipe(batch_size=16, epochs=3, optimizer="adam")),
+    "augmented": (SMALL_NETWORK, Recipe(batch_size=16, epochs=2, shift=2, flip=True)),
+    "less than a batch": (SMALL_NETWORK, Recipe(epochs=2)),
+    "less than a step": (SMALL_NETWORK, Recipe(batch_size=16, epochs=0.01)),
+    # A weight decay that is large enough to be seen.
+    "paper": (PAPER_NETWORK, replace(PAPER_RECIPE, epochs=3, batch_size=16, weight_decay=0.05)),
 }
 
 
@@ -157,7 +159,7 @@ def test_training_is_what_its_description_says(name):
 
 def test_the_accuracy_is_that_of_the_held_out_images_in_evaluation_mode():
     recipe = replace(PAPER_RECIPE, epochs=3, batch_size=16, best_of=1)
-    trained = train_child(PAPER, DATA, recipe, 3)
+    trained = train_child(PAPER_NETWORK, DATA, recipe, 3)
     with torch.no_grad():
         logits = trained.child(DATA.held_out.pixels.float() / 127.5 - 1)
     ranked = logits.argsort(1, descending=True)
@@ -169,7 +171,7 @@ def test_the_accuracy_is_that_of_the_held_out_images_in_evaluation_mode():
 
 def test_measuring_uses_running_statistics_and_leaves_the_child_in_training_mode():
     torch.manual_seed(0)
-    child = Child(PAPER, (2, 12, 12), 7)
+    child = Child(PAPER_NETWORK, (2, 12, 12), 7)
     child(normalize(DATA.train.pixels))  # moves the running statistics
     before = {name: tensor.clone() for name, tensor in child.state_dict().items()}
     measured = measure(child, DATA.held_out)
@@ -195,16 +197,16 @@ def test_the_accuracy_is_the_best_after_each_of_the_last_epochs(monkeypatch, bes
         return accuracies[4 - best_of + len(measured) - 1]
 
     monkeypatch.setattr(model, "measure", note)
-    trained = train_child(SMALL, DATA, Recipe(batch_size=16, epochs=4, best_of=best_of), 0)
+    trained = train_child(SMALL_NETWORK, DATA, Recipe(batch_size=16, epochs=4, best_of=best_of), 0)
     assert (trained.accuracy, trained.top5_accuracy) == accuracies[expected - 1] and len(measured) == best_of
 
 
 def test_progress_has_the_images_seen_and_the_running_accuracy_and_changes_nothing():
     progress, recipe = torch.zeros(2, 2, dtype=torch.float64), Recipe(batch_size=16, epochs=30)
-    watched = train_child(SMALL, DATA, recipe, 0, progress[1])
+    watched = train_child(SMALL_NETWORK, DATA, recipe, 0, progress[1])
     assert progress[:, 0].tolist() == [0, 60 * 16]
     assert progress[0, 1] == 0 and 0.4 < progress[1, 1] < 1  # it learns these few images by heart; chance is 1/7
-    alone = train_child(SMALL, DATA, recipe, 0)
+    alone = train_child(SMALL_NETWORK, DATA, recipe, 0)
     weights = (trained.child.state_dict().values() for trained in (watched, alone))
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True)) and watched[1:3] == alone[1:3]
 
@@ -238,7 +240,7 @@ def test_pixels_are_scaled_to_minus_one_to_one():
 
 
 def test_each_optimizer_gets_its_parameters():
-    child = Child(SMALL, (2, 12, 12), 7)
+    child = Child(SMALL_NETWORK, (2, 12, 12), 7)
     adam, muon = make_optimizers(child, Recipe())
     filters = [id(conv.weight) for conv in child.convs]
     assert type(muon) is Muon and [id(p) for p in muon.param_groups[0]["params"]] == filters

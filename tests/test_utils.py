@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 import utils
-from utils import Clock, InputError, Ledger, child_seed, explained, open_run, read_ledger, write_atomically, write_json
+from utils import (
+    Clock,
+    InputError,
+    Ledger,
+    child_seed,
+    explain_or_raise,
+    open_run,
+    read_ledger,
+    write_atomically,
+    write_json,
+)
 
 # --- seeds --------------------------------------------------------------------------------------------------------
 
@@ -62,7 +72,7 @@ def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch, own,
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), OSError(errno.EAGAIN, "Try again")])
 def test_a_limit_of_processes_is_named(tmp_path, error):
-    assert "fewer --workers or a larger limit (ulimit -u)" in explained(error, tmp_path)
+    assert "fewer --workers or a larger limit (ulimit -u)" in explain_or_raise(error, tmp_path)
 
 
 # --- run folder ---------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class InProcess:
 
 
 @pytest.fixture
-def trainings(monkeypatch, tmp_path) -> list[dict]:
+def trainings(monkeypatch, tmp_path, undrawn) -> list[dict]:
     """What every training got; 60,000 training images labelled by their number, and 100 test images."""
     noted = []
 
@@ -205,7 +205,7 @@ def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings,
             self.first_weights = {name: p.clone() for name, p in self.controller.state_dict().items()}
             made.append(self)
 
-    monkeypatch.setattr(train, "PolicyGradient", Noted)
+    monkeypatch.setattr(settings, "PolicyGradient", Noted)
     flags = [text for name, value in UPDATE.items() for text in (f"--{name}", str(value))]
     flags += ["--controller_lr", "0.5", "--hidden_size", "6", "--controller_layers", "3"]
     train.main([*flags, "--num_children", "2"])
@@ -224,10 +224,10 @@ def test_every_flag_of_the_policy_gradient_and_the_controller_arrives(trainings,
 
 def test_growing_depth_reaches_the_update(trainings):
     args = train.parse_arguments(["--layers_step", "1", "--layers_every", "10", "--num_children", "25"])
-    steps = settings.of_update(args)["num_steps"]
+    steps = settings.update_settings(args)["num_steps"]
     assert [steps(children) for children in (0, 9, 10, 24)] == [6, 6, 9, 12]
     paper = train.parse_arguments(["--space", "paper", "--layers_step", "2", "--num_children", "1601"])
-    assert [settings.of_update(paper)["num_steps"](n) for n in (0, 1600)] == [8, 16]
+    assert [settings.update_settings(paper)["num_steps"](n) for n in (0, 1600)] == [8, 16]
     assert settings.make_space(paper) == PaperSpace(4) and settings.make_space(args) == SmallSpace(4)
     assert settings.make_space(train.parse_arguments(["--space", "paper", "--strides"])) == PaperSpace(2, strides=True)
 
@@ -329,7 +329,7 @@ def test_paper_sets_what_the_paper_says_and_given_flags_win():
     """§3.2, §4.1: two layers of 35, Adam with lr 6e-4 and its usual betas, 8 children, cubed rewards, no bonus."""
     args = train.parse_arguments(["--paper"])
     assert (args.controller_layers, args.hidden_size, args.num_finalists) == (2, 35, 0)
-    assert settings.of_update(args) == {
+    assert settings.update_settings(args) == {
         "children_per_update": 8, "update_lag": 0, "entropy_weight": 0.0, "baseline_decay": 0.5, "reward_scale": "none",
         "replay": 0, "seed": 0, "lr": 0.0006,
     }  # fmt: skip
@@ -344,7 +344,7 @@ def test_random_search_never_learns(trainings):
     train.main(["--strategy", "random", "--num_children", "60"])
     saved = torch.load("runs/mnist-random/controller.pt", weights_only=True)
     assert all(not tensor.any() for tensor in saved["state_dict"].values())  # uniform, at the end too
-    assert settings.of_update(train.parse_arguments(["--strategy", "random"]))["lr"] == 0
+    assert settings.update_settings(train.parse_arguments(["--strategy", "random"]))["lr"] == 0
 
 
 def test_children_are_ranked_by_the_reward(trainings, monkeypatch):
@@ -533,7 +533,7 @@ def test_trainings_on_own_images_are_never_too_short(trainings, own, capsys):
     train.main(["--dataset", own, "--num_children", "2", "--child_epochs", "900", "--run_dir", "long"])
     assert trainings[-1]["recipe"].epochs == 900
     said = capsys.readouterr().out
-    assert "of 12 validation images: steps of 8.33%" in said and f"{MIN_STEPS} steps of 36 images" in said
+    assert "of 12 validation images: steps of 8.33 points" in said and f"{MIN_STEPS} steps of 36 images" in said
     command = re.findall(r"evaluate it with    python \S+train.py (.*)", said)[-1]
     assert command == "--mode evaluate --dataset own.npz --run_dir long"
     train.main(command.split())
@@ -690,7 +690,7 @@ def test_an_exported_network_gives_the_same_logits(text, extra_filters, shape, t
         torch.nn.init.normal_(norm.running_mean)
     saved = {"architecture": text, "image_shape": shape, "num_classes": 7, "state_dict": child.state_dict()}
     saved |= {"both_sides": both_sides, "extra_filters": extra_filters}
-    (tmp_path / "best_child.pt2").write_bytes(evaluation.exported(utils.as_bytes(saved)))
+    (tmp_path / "best_child.pt2").write_bytes(evaluation.exported(utils.serialize(saved)))
     pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
     torch.save(pixels, tmp_path / "pixels.pt")
     program = """

@@ -129,7 +129,7 @@ with Workers(1, timeout=3) as workers:
         os.killpg(process.pid, signal.SIGSTOP)
         time.sleep(4)
         os.killpg(process.pid, signal.SIGCONT)
-        assert process.communicate(timeout=60)[0] == "awake\n" and process.returncode == 0
+        assert process.communicate(timeout=600)[0] == "awake\n" and process.returncode == 0
 
 
 def nap(shared, marker):

@@ -1,4 +1,4 @@
-"""The rivals of the controller: each has `ask()` for a network and `tell(network, reward)`."""
+"""The baseline methods that the controller is compared with: each has `ask()` for a network and `tell(network, reward)`."""
 
 import importlib
 import operator
@@ -50,7 +50,7 @@ class Evolution(RandomSearch):
 class LocalSearch(RandomSearch):
     """Local search with restarts (White et al. 2020): to the best neighbour in one decision, while it is better.
 
-    Where the last neighbours are under way, random networks are asked for.
+    While the last neighbours are pending, random networks are asked for.
     """
 
     def __init__(self, num_choices: tuple[int, ...], seed: int) -> None:
