@@ -22,7 +22,7 @@ from shlex import join, split
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.common import RESULTS, input_errors
+from benchmarks.common import RESULTS, input_errors, read, spread, table
 from search_space import parse_architecture
 from settings import boolean, number
 from utils import ROOT, InputError, environment, read_ledger, write_json
@@ -165,7 +165,8 @@ def cost_of_search(where: Path) -> dict:
 def summarize_finals(where: Path) -> list[dict]:
     """For each final training of a search: the network, its test error, and what all its seeds cost together."""
     rows = []
-    for file in sorted(where.glob("evaluation*.json")):
+    files = where.glob("evaluation-*_more_filters.json")
+    for file in filter(Path.exists, [where / "evaluation.json", *sorted(files)]):
         result = json.loads(file.read_text())
         n, epochs = len(result["top1"]), result["recipe"]["epochs"]
         row = {name: result[name] for name in ("architecture", "extra_filters", "parameters", "seconds")}
@@ -190,6 +191,56 @@ def draw_lead(comparison: dict) -> Figure:
     axes.set_title(f"mean of {len(leads)} pairs of searches; shaded: from the least to the largest")
     axes.legend()
     return figure
+
+
+# --- tables of pages ----------------------------------------------------------------------------------------------
+
+PAPER_NETWORKS = (  # its Table 1: name, layers, parameters, test error
+    ("paper, no strides, no pooling", 15, "4.2 million", "5.50 %"),
+    ("paper, predicted strides", 20, "2.5 million", "6.01 %"),
+    ("paper, max-pooling after layers 13 and 24", 39, "7.1 million", "4.47 %"),
+    ("paper, the same, 40 more filters in each layer", 39, "37.4 million", "3.65 %"),
+)
+OUR_NETWORKS = {
+    "here, controller": "cifar10-paper",
+    "here, random search": "cifar10-paper-random",
+    "here, controller, small space": "cifar10",
+}
+
+
+def cifar10_networks() -> str:
+    """The paper's networks and ours; ± over the final trainings."""
+    rows = [[*network, "12,800 trainings of 50 epochs", "800 GPUs at a time"] for network in PAPER_NETWORKS]
+    for name, search in OUR_NETWORKS.items():
+        cost = cost_of_search(RESULTS / search)
+        epochs = read(search, "config.json")["settings"]["recipe"]["epochs"]
+        trainings = f"{cost['trainings']} trainings of {epochs:g} epochs"
+        for final in summarize_finals(RESULTS / search):
+            more = f", {final['extra_filters']} more filters" if final["extra_filters"] else ""
+            error = f"{100 * final['test_error']:.2f} ± {100 * final['std']:.2f} % (n = {final['n']})"
+            parameters = f"{final['parameters'] / 1e6:.2f} million"
+            final_cost = f"{final['epochs']:g} epochs: {final['seconds'] / 60:.0f} minutes"
+            paid = f"{cost['core_hours']:.2f} core-hours, {cost['flops'] / 1e12:.0f} TFLOP; {final_cost}"
+            rows.append([name + more, final["layers"], parameters, error, trainings, paid])
+    return table(["network", "layers", "parameters", "test error", "search", "cost of search; final training"], rows)
+
+
+def cifar10_searches() -> str:
+    """Both kinds of search with each seed: validation accuracies in %."""
+    rows = []
+    for seed in SEEDS:
+        for strategy, name in (("reinforce", "controller"), ("random", "random search")):
+            where = folder(RESULTS, "cifar10-paper", strategy, seed)
+            accuracies = accuracies_of(where)
+            best = [f"{100 * best_so_far(accuracies, most)[-1]:.2f}" for most in TOPS]
+            quarter = len(accuracies) // 4
+            ends = [f"{100 * part.mean():.2f}" for part in (accuracies[:quarter], accuracies[-quarter:])]
+            rows.append([seed, name, *ends, *best, spread([read(where, "best.json")["val_accuracy"]])])
+    tops = [f"best {most}" for most in TOPS]
+    return table(["seed", "", "first quarter", "last quarter", *tops, "the pick"], rows)
+
+
+TABLES = {f.__name__: f for f in (cifar10_networks, cifar10_searches)}
 
 
 def parse_arguments() -> argparse.Namespace:

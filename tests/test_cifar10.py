@@ -232,6 +232,7 @@ def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
 
     result = {"architecture": "c3x3f36m-c5x1f48i1", "extra_filters": 40, "parameters": 7, "seconds": 60.0}
     result |= {"top1": [0.9, 0.92], "top1_mean": 0.91, "top1_std": 0.01, "flops": 1000, "train_images": 50_000}
+    (where / "evaluation-c3x3f36-c5x1f48i1.json").write_text("{}")  # of another network
     (where / "evaluation-40_more_filters.json").write_text(json.dumps(result | {"recipe": {"epochs": 40.0}}))
     (row,) = cifar10.summarize_finals(where)
     assert row["layers"] == 2 and row["n"] == 2 and row["test_error"] == pytest.approx(0.09)

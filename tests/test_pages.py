@@ -438,7 +438,7 @@ def test_what_is_said_of_large_spaces_is_so():
     ("page", "search", "lines"), [("README.md", "fashionmnist-two-layers", 5), ("own_data.md", "digits", 7)]
 )
 def test_pages_show_what_the_program_printed(page, search, lines, capsys):
-    shown = re.search(r"Some of the output of both:\n\n```\n(.*?)```", TEXT[page], re.DOTALL)[1].splitlines()
+    shown = re.search(r"(?:output of both|other lines):\n\n```\n(.*?)```", TEXT[page], re.DOTALL)[1].splitlines()
     print_accuracies(read(search, "evaluation.json"))
     printed = (RESULTS / search / "report.txt").read_text() + capsys.readouterr().out
     assert len(shown) == lines and set(shown) <= set(printed.splitlines())
