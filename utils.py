@@ -189,7 +189,9 @@ def outlive_readers() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__"):  # a notebook has its own
-            encoding, by_line = getattr(stream, "encoding", None), getattr(stream, "line_buffering", False)
+            encoding = getattr(stream, "encoding", None)
+            unbuffered = getattr(stream, "write_through", False)  # as with PYTHONUNBUFFERED: each line at once suffices
+            by_line = unbuffered or getattr(stream, "line_buffering", False)
             buffer = io.BufferedWriter(Stream(number, "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line))
 

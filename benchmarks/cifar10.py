@@ -17,54 +17,35 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import join
+from shlex import join, split
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.common import RESULTS, input_errors
+from search_space import parse_architecture
 from settings import boolean, number
 from utils import ROOT, InputError, environment, read_ledger, write_json
 
 COMMAND = "python -m benchmarks.cifar10 "
 SEEDS = (0, 1, 2)
+TRAIN_IMAGES = 45_000  # of a search: 5,000 are held out
+PASSES = 3  # a training step costs three forward passes, because the backward pass costs two
 TOPS = (1, 5, 15)  # the paper's: the mean of so many best networks
 DATASET = ["--dataset", "CIFAR10"]
-FEW = ["--train_images", "500"]
+FEW = ["--train_images", "500", "--workers", "2"]
 FEW_CHILDREN = ["--num_children", "6", "--child_epochs", "1"]
 FEW_FINALS = ["--eval_epochs", "0.5", "--num_seeds", "1"]
 
 # The space of the searches, and how their children are trained (results/cifar10_rewards.json)
-CPU_SPACE = [
-    "--space",
-    "paper",
-    "--num_layers",
-    "6",
-    "--pooling",
-    "2",
-    "--max_flops",
-    "60000000",
-    "--precision",
-    "bfloat16",
-]
+CPU_SPACE = split("--space paper --num_layers 6 --pooling 2 --max_flops 60000000 --precision bfloat16")
 CPU_SEARCH = [*CPU_SPACE, "--num_children", "120", "--child_epochs", "0.2"]
-CPU_FINAL = ["--eval_epochs", "40", "--num_seeds", "2", "--precision", "bfloat16"]
-GPU_SPACE = [
-    "--use_cuda",
-    "True",
-    "--workers",
-    "8",
-    "--space",
-    "paper",
-    "--num_layers",
-    "15",
-    "--pooling",
-    "2",
-    "--precision",
-    "bfloat16",
-]
+CPU_FINAL = split("--eval_epochs 40 --num_seeds 2 --precision bfloat16")
+CPU_REFERENCES = split("--eval_epochs 8 --num_seeds 2 --precision bfloat16 --references True")
+GPU_SPACE = split("--use_cuda True --workers 8 --space paper --num_layers 15 --pooling 2 --precision bfloat16")
 GPU_SEARCH = [*GPU_SPACE, "--num_children", "200", "--child_epochs", "1"]
-GPU_FINAL = ["--use_cuda", "True", "--eval_epochs", "60", "--num_seeds", "2", "--precision", "bfloat16"]
+GPU_FINAL = split("--use_cuda True --eval_epochs 60 --num_seeds 2 --precision bfloat16")
+MORE_FILTERS = ["--extra_filters", "40"]  # the paper's last step
 
 
 def folder(root: Path, name: str, strategy: str = "reinforce", seed: int = 0) -> Path:
@@ -85,35 +66,35 @@ def searches(root: Path, name: str, flags: Sequence[str], seeds: Sequence[int]) 
     return commands
 
 
-def evaluations(root: Path, name: str, flags: Sequence[str]) -> list[list[str]]:
-    """Final trainings of what both searches with the first seed returned, and of both with 40 more filters."""
-    commands = []
-    for strategy in ("reinforce", "random"):
-        evaluate = ["--mode", "evaluate", *DATASET, *flags, "--run_dir", str(folder(root, name, strategy))]
-        commands += [evaluate, [*evaluate, "--extra_filters", "40"]]
-    return commands
+def final_training(root: Path, name: str, flags: Sequence[str], strategy: str) -> list[str]:
+    """The command that trains what the first search of a strategy returned, and tests it."""
+    return ["--mode", "evaluate", *DATASET, *flags, "--run_dir", str(folder(root, name, strategy))]
 
 
 def steps(machine: str, root: Path) -> list[list[str]]:
     """The commands of an experiment, in the order in which they are run."""
     if machine == "gpu":
-        return [*searches(root, "cifar10-gpu", GPU_SEARCH, [0]), *evaluations(root, "cifar10-gpu", GPU_FINAL)]
+        name, search, final, seeds = "cifar10-gpu", GPU_SEARCH, GPU_FINAL, [0]
+    else:
+        name, search, final, seeds = "cifar10-paper", CPU_SEARCH, CPU_FINAL, SEEDS
+    mine, random = (final_training(root, name, final, strategy) for strategy in ("reinforce", "random"))
+    commands = [*searches(root, name, search, seeds), mine, random, [*mine, *MORE_FILTERS], [*random, *MORE_FILTERS]]
+    if machine == "gpu":
+        return commands
     small = ["--run_dir", str(root / "cifar10")]
     return [
         ["--mode", "generate", *DATASET, "--num_layers", "4", *small],
         ["--mode", "evaluate", *DATASET, *small],
-        *searches(root, "cifar10-paper", CPU_SEARCH, SEEDS),
-        *evaluations(root, "cifar10-paper", CPU_FINAL),
-        # the references for a shorter time, in files of their own
-        ["--mode", "evaluate", *DATASET, "--precision", "bfloat16", "--references", "True", *reference_of(root)],
+        *commands,
+        references(root),
     ]
 
 
-def reference_of(root: Path) -> list[str]:
-    """The network that the references are compared with, which the search must have returned before."""
+def references(root: Path) -> list[str]:
+    """The command that trains networks which nobody searched for as long as the best one; for a shorter time."""
     best = folder(root, "cifar10-paper") / "best.json"
     name = json.loads(best.read_text())["architecture"] if best.exists() else "c3x3f36-c5x1f48i1"
-    return ["--architecture", name, "--run_dir", str(folder(root, "cifar10-paper"))]
+    return [*final_training(root, "cifar10-paper", CPU_REFERENCES, "reinforce"), "--architecture", name]
 
 
 def shortened(command: list[str]) -> list[str]:
@@ -166,9 +147,37 @@ def compare_searches(root: Path, name: str, seeds: Sequence[int]) -> dict:
     return {"children": children, "lead_of_best": lead, "last_quarter": quarters}
 
 
+def cost_of_search(where: Path) -> dict:
+    """Trainings of a search, finalists' included, and what they cost: core-hours, and floating-point operations."""
+    settings = json.loads((where / "config.json").read_text())["settings"]
+    rows, _ = read_ledger(where / "children.jsonl")
+    again = (where / "finalists.jsonl").read_text().splitlines() if (where / "finalists.jsonl").exists() else []
+    trainings = [*rows.values(), *map(json.loads, again)]
+    flops_of = {row["child"]: row["flops"] for row in rows.values()}  # of an image's forward pass
+    images = TRAIN_IMAGES * settings["recipe"]["epochs"]
+    return {
+        "trainings": len(trainings),
+        "core_hours": sum(row["seconds"] for row in trainings) / 3600,
+        "flops": sum(PASSES * images * flops_of[row["child"]] for row in trainings),
+    }
+
+
+def summarize_finals(where: Path) -> list[dict]:
+    """For each final training of a search: the network, its test error, and what all its seeds cost together."""
+    rows = []
+    for file in sorted(where.glob("evaluation*.json")):
+        result = json.loads(file.read_text())
+        n, epochs = len(result["top1"]), result["recipe"]["epochs"]
+        row = {name: result[name] for name in ("architecture", "extra_filters", "parameters", "seconds")}
+        row |= {"layers": len(parse_architecture(result["architecture"]).layers), "epochs": epochs}
+        row |= {"test_error": 1 - result["top1_mean"], "std": result["top1_std"], "n": n}
+        rows.append(row | {"flops": n * PASSES * result["flops"] * result["train_images"] * epochs})
+    return rows
+
+
 def draw_lead(comparison: dict) -> Figure:
     """The difference between both searches by children trained: mean over the seeds, and each seed."""
-    figure = Figure(figsize=(7, 3.6))
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for color, most in zip(("tab:blue", "tab:orange", "tab:green"), TOPS, strict=True):
         leads = 100 * np.array(comparison["lead_of_best"][str(most)])  # (seeds, children)
@@ -203,6 +212,11 @@ def main() -> None:
             return
     name = "cifar10-gpu" if args.machine == "gpu" else "cifar10-paper"
     comparison = compare_searches(ROOT / root, name, SEEDS)
+    folders = [folder(ROOT / root, name, strategy) for strategy in ("reinforce", "random")]
+    folders += [ROOT / root / "cifar10"] if args.machine == "cpu" else []
+    comparison["runs"] = {
+        where.name: {"search": cost_of_search(where), "finals": summarize_finals(where)} for where in folders
+    }
     write_json(ROOT / root / f"{name}.json", comparison | {"command": COMMAND + join(sys.argv[1:])} | environment())
     draw_lead(comparison).savefig(ROOT / root / f"{name}.png", dpi=120)
 

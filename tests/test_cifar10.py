@@ -218,3 +218,21 @@ def test_a_step_that_fails_ends_the_experiment(monkeypatch, tmp_path, capfd):
     with pytest.raises(datasets.InputError, match="exit code 2"):
         cifar10.run(["--num_children", "0"], float("inf"))
     assert "$ python train.py --num_children 0" in capfd.readouterr().out
+
+
+def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
+    where = tmp_path / "search"
+    write_search(where, [0.5, 0.6])
+    children = (where / "children.jsonl").read_text()
+    (where / "children.jsonl").write_text(children.replace('"parameters": 1', '"parameters": 1, "flops": 1000'))
+    (where / "finalists.jsonl").write_text('{"child": 1, "seconds": 34.0, "flops": 1000}\n')
+    (where / "config.json").write_text('{"settings": {"recipe": {"epochs": 0.2}}}')
+    cost = cifar10.cost_of_search(where)
+    assert cost == {"trainings": 3, "core_hours": 36 / 3600, "flops": 3 * 3 * 9000 * 1000}
+
+    result = {"architecture": "c3x3f36m-c5x1f48i1", "extra_filters": 40, "parameters": 7, "seconds": 60.0}
+    result |= {"top1": [0.9, 0.92], "top1_mean": 0.91, "top1_std": 0.01, "flops": 1000, "train_images": 50_000}
+    (where / "evaluation-40_more_filters.json").write_text(json.dumps(result | {"recipe": {"epochs": 40.0}}))
+    (row,) = cifar10.summarize_finals(where)
+    assert row["layers"] == 2 and row["n"] == 2 and row["test_error"] == pytest.approx(0.09)
+    assert row["flops"] == 2 * 3 * 1000 * 50_000 * 40

@@ -99,6 +99,15 @@ def undisturbed(tmp_path_factory) -> tuple:
     return result_of(run_dir)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_of_progress_is_written_at_once(unbuffered):
+    program = "import os, sys, utils; utils.outlive_readers(); print('progress', file=sys.stderr); os._exit(0)"
+    variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, env=variables, timeout=600)
+    assert result.stderr == b"progress\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment, streams",
