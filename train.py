@@ -38,13 +38,13 @@ from settings import Parser, Run, architecture_from_text, boolean, dataset_name,
 from workers import Cluster, TaskFailed, Workers
 
 MAX_LAYERS = 100
-PAPER_FLAGS = policy_gradient.PAPER_SETTINGS | {
+PAPER_FLAGS = policy_gradient.PAPER_SETTINGS | {  # what --paper sets (§3.2, §4.1)
     "controller_layers": 2,
     "hidden_size": 35,
     "reward_exponent": 3.0,
     "num_finalists": 0,
 }
-PAPER_FLAGS["controller_lr"] = PAPER_FLAGS.pop("lr")  # what --paper sets (§3.2, §4.1)
+PAPER_FLAGS["controller_lr"] = PAPER_FLAGS.pop("lr")  # the flag has another name
 PICTURES = ("search.png", "front.png", "best.png")
 FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "time.json", ".lock", *PICTURES)
 
@@ -74,7 +74,7 @@ def generate(args: argparse.Namespace) -> None:
         submit = partial(workers.submit, train_and_record, run, workers)
         num_before = len(ledger.rows)
         if not num_before:
-            clock.save()  # there before any row is
+            clock.save()  # the file is there before any row is
         pending = deque()  # batches that are being trained
         while pending or not search.done(args.num_children):
             while len(pending) <= args.update_lag and not search.done(args.num_children):
