@@ -233,7 +233,7 @@ def attempt(strange_input: Input) -> tuple[Input, Outcome]:
 
 def main(words: list[str]) -> None:
     """Try the inputs with any of these words in their names, several at a time."""
-    from benchmarks import strange_pictures, strange_surroundings  # noqa: F401  (they register their inputs)
+    from benchmarks import strange_folders, strange_pictures, strange_surroundings  # noqa: F401  (they register their inputs)
 
     chosen = [each for each in INPUTS if not words or any(word in each.name for word in words)]
     multiprocessing.get_context("forkserver").set_forkserver_preload(["train", "plots", "torch.utils.tensorboard"])

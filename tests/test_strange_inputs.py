@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import strange_pictures, strange_surroundings  # noqa: F401  (they register their inputs)
+from benchmarks import strange_folders, strange_pictures, strange_surroundings  # noqa: F401  (they register their inputs)
 from benchmarks.strange_inputs import INPUTS, Input, Outcome, verdict
 
 LINE = "train.py: set: 1 of 3 is wrong\n"
