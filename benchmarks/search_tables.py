@@ -159,16 +159,22 @@ def windows() -> str:
     return table(["children", *(f"{20 * k + 1} to {20 * k + 20}" for k in range(len(shares)))], rows)
 
 
+SEQUENTIAL = {  # methods with one evaluation pending, and what a page calls them
+    "sequential controller": "controller, sequential",
+    "regularised evolution, 10 and 5": "regularised evolution, sequential",
+    "TPE": "TPE, sequential",
+}
+
+
 def large(name: str) -> str:
     """A generated space: each method's pick, and its last children, in standard deviations of the space."""
     methods, rows = methods_of(name), []
-    for method in (*SHORT[:4], "regularised evolution, 10 and 5", "TPE", SHORT[4]):
-        of = methods[method]
-        some = [(row["found"], "truth") for row in of["budgets"].values()] + [(of["last_40"], "truth")]
-        label = {"regularised evolution, 10 and 5": "regularised evolution, sequential", "TPE": "TPE, sequential"}
-        rows.append(
-            [label.get(method, shown(method)), *(f"{row[key]:.2f} ± {row[f'{key}_ci']:.2f}" for row, key in some)]
-        )
+    for method in (*SHORT[:4], *SEQUENTIAL, SHORT[4]):
+        picks = [row["found"] for row in methods[method]["budgets"].values()]
+        cells = [f"{row['truth']:.2f} ± {row['truth_ci']:.2f}" for row in (*picks, methods[method]["last_40"])]
+        searches = picks[0]["n"]
+        label = SEQUENTIAL.get(method, shown(method)) + (f" ({searches} searches)" if searches != 100 else "")
+        rows.append([label, *cells])
     return table(["evaluations", *methods["controller"]["budgets"], "last 40 evaluations"], rows)
 
 
