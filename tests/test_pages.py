@@ -366,6 +366,27 @@ def test_what_is_said_of_nasbench201_is_so():
         assert 0.0035 < tested[method] - tested["random search"] < 0.0045
 
 
+def test_what_is_said_of_cifar10_beside_random_search_is_so():
+    """The picks are level, and the controller's children are better, in each pair of searches."""
+    picks = {"": [], "-random": []}
+    for seed in ("", "-seed1", "-seed2"):
+        late = {}
+        for method, accuracies in picks.items():
+            search = f"cifar10-paper{method}{seed}"
+            accuracies.append(read(search, "best.json")["val_accuracy"])
+            late[method] = statistics.fmean(children_of(search)[-30:])
+        assert late[""] > late["-random"]
+    assert abs(statistics.fmean(picks[""]) - statistics.fmean(picks["-random"])) < 0.002
+
+
+def test_the_noise_of_a_single_search_is_that_of_its_report():
+    noise = []
+    for search in ("mnist", "fashionmnist-two-layers"):
+        noise.append(re.search(r"differences below (\S+) points", (RESULTS / search / "report.txt").read_text())[1])
+    said = "below {} points on MNIST, and below {} on Fashion-MNIST".format(*noise)
+    assert said in " ".join(TEXT["results.md"].split())
+
+
 def test_what_is_said_of_each_change_is_so():
     for name in ("mnist", "nasbench_macro"):
         methods = read(f"search_quality_{name}_changes.json")["methods"]
