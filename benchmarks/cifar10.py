@@ -196,10 +196,10 @@ def draw_lead(comparison: dict) -> Figure:
 # --- tables of pages ----------------------------------------------------------------------------------------------
 
 PAPER_NETWORKS = (  # its Table 1: name, layers, parameters, test error
-    ("paper, no strides, no pooling", 15, "4.2 million", "5.50 %"),
-    ("paper, predicted strides", 20, "2.5 million", "6.01 %"),
-    ("paper, max-pooling after layers 13 and 24", 39, "7.1 million", "4.47 %"),
-    ("paper, the same, 40 more filters in each layer", 39, "37.4 million", "3.65 %"),
+    ("paper, no strides, no pooling", 15, "4.2 million", "5.50%"),
+    ("paper, predicted strides", 20, "2.5 million", "6.01%"),
+    ("paper, max-pooling after layers 13 and 24", 39, "7.1 million", "4.47%"),
+    ("paper, the same, 40 more filters in each layer", 39, "37.4 million", "3.65%"),
 )
 OUR_NETWORKS = {
     "here, controller": "cifar10-paper",
@@ -217,7 +217,7 @@ def cifar10_networks() -> str:
         trainings = f"{cost['trainings']} trainings of {epochs:g} epochs"
         for final in summarize_finals(RESULTS / search):
             more = f", {final['extra_filters']} more filters" if final["extra_filters"] else ""
-            error = f"{100 * final['test_error']:.2f} ± {100 * final['std']:.2f} % (n = {final['n']})"
+            error = f"{100 * final['test_error']:.2f} ± {100 * final['std']:.2f}% (n = {final['n']})"
             parameters = f"{final['parameters'] / 1e6:.2f} million"
             final_cost = f"{final['epochs']:g} epochs: {final['seconds'] / 60:.0f} minutes"
             paid = f"{cost['core_hours']:.2f} core-hours, {cost['flops'] / 1e12:.0f} TFLOP; {final_cost}"
