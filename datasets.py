@@ -59,9 +59,16 @@ def search_data(name: str, data_dir: Path, train_images: int | None = None, imag
 
 
 def evaluation_data(
-    name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None, run: dict | None = None
+    name: str,
+    data_dir: Path,
+    train_images: int | None = None,
+    image_size: int | None = None,
+    searched: dict | None = None,
 ) -> Data:
-    """What `--mode evaluate` sees: all training images, and the test set; InputError if `run` searched on others."""
+    """What `--mode evaluate` sees: all training images, and the test set.
+
+    InputError if the search with the settings `searched` used other images.
+    """
     pictures = path_of_pictures(name, data_dir)
     if pictures is None:
         train, preparation = load_images(name, data_dir, train=True)
@@ -69,9 +76,9 @@ def evaluation_data(
     else:
         train, val, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
         check_cifar10(name, pictures, train, test, preparation)
-        if run and run.get("images"):
-            seen = Data(train.take(slice(run.get("train_images"))), val, len(preparation.classes))
-            if fingerprint(seen) != run["images"]:
+        if searched and searched.get("images"):
+            seen = Data(train.take(slice(searched.get("train_images"))), val, len(preparation.classes))
+            if fingerprint(seen) != searched["images"]:
                 raise InputError(f"{name} has other images than the search in this --run_dir had: choose another one")
         train = Images(*map(torch.cat, zip(train, val, strict=True)))
     return Data(first_images(train, train_images), test, len(preparation.classes), preparation)

@@ -74,8 +74,8 @@ def read_flags(args: argparse.Namespace) -> Evaluation:
     device = utils.choose_device(args.use_cuda)
     chosen = choose_architecture(args)
     image_size = args.image_size or chosen.searched.get("image_size")
-    same_images = chosen.searched if chosen.found else {}
-    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, same_images)
+    searched = chosen.searched if chosen.found else {}  # then the images must be the same
+    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, chosen.searched, data)
     architecture, suffix = chosen.architecture.widened(args.extra_filters), chosen.suffix
     if args.extra_filters:
@@ -160,12 +160,12 @@ def print_accuracies(result: dict) -> None:
     print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MAX_CLASSES_SHOWN else ''}")
 
 
-def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
-    """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
+def final_recipe(args: argparse.Namespace, searched: dict, data: Data) -> Recipe:
+    """How the networks are trained: without --eval_epochs never shorter than in the search, if there was one."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
     of_paper = recipe.flip and args.mirror is not False
-    flip = of_paper or may_mirror(args, settings.get("mirror"))
-    epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
+    flip = of_paper or may_mirror(args, searched.get("mirror"))
+    epochs = args.eval_epochs or max(recipe.epochs, searched.get("recipe", {}).get("epochs", 0))
     recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
     as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
     return recipe if as_it_is else with_min_steps(recipe, len(data.train.labels))
@@ -322,30 +322,29 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
     InputError if the run folder has a search on another data set, or if there is no network.
     """
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
-    settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
-    on_this_dataset = is_search_on(settings, args)
+    searched = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
+    on_this_dataset = is_search_on(searched, args)
     if args.architecture is not None:
         suffix = f"-{short_text(args.architecture)}"  # the files of the search's own network are not replaced
-        return Chosen(args.architecture, suffix, settings if on_this_dataset else {})
+        return Chosen(args.architecture, suffix, searched if on_this_dataset else {})
     if not rows:
         return Chosen(committed_architecture(args), suffix="", searched={})
     if not on_this_dataset:
-        searched = settings.get("dataset")
-        own = ", images of your own" if settings.get("images") else ""
-        another = f"a search on {searched}{own}, not on {args.dataset}"
+        own = ", images of your own" if searched.get("images") else ""
+        another = f"a search on {searched.get('dataset')}{own}, not on {args.dataset}"
         raise InputError(f"{args.run_dir} holds {another}: name it by --dataset")
-    return Chosen(best_of_search(args.run_dir, rows), suffix="", searched=settings, found=True)
+    return Chosen(best_of_search(args.run_dir, rows), suffix="", searched=searched, found=True)
 
 
-def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
+def is_search_on(searched: dict, args: argparse.Namespace) -> bool:
     """Whether a search with these settings used this data set; a folder may be called MNIST.
 
     Of the reader's own pictures the names do not count: whether they are the same is seen when they are read.
     """
     own = args.dataset not in datasets.BUILT_IN
     pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
-    same_kind = bool(settings.get("images")) == (pictures is not None)
-    return same_kind and (own or settings.get("dataset") == args.dataset)
+    same_kind = bool(searched.get("images")) == (pictures is not None)
+    return same_kind and (own or searched.get("dataset") == args.dataset)
 
 
 def short_text(architecture: Architecture) -> str:

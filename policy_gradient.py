@@ -4,11 +4,14 @@
             theta <- a step of Adam along the mean, over the remembered a, of (R - tau log pi(a) - b) grad log pi(a)
             b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
 
-On the batch alone, with tau = 0 and rewards for ranks, this is the paper's update; with tau > 0 the mean of -log pi(a)
-estimates the policy's entropy, and tau is what it is worth. On all that is remembered the step lowers the mean of
-(R - tau log pi(a) - b)^2 / (2 tau), b and tau held constant, whichever policy drew a. That error is 0 if pi(a) =
-exp((R - b) / tau) for every a: the best are the most probable, and nothing is forgotten. It is the log-variance or
-trajectory-balance loss, or path consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al. 2017).
+With tau = 0, on the batch alone, and with the reward itself as R, this is the paper's update (`--paper`).
+
+With tau > 0 exploration is rewarded: the mean of -log pi(a) estimates the policy's entropy, tau is what it is worth.
+
+On all that is remembered, whichever policy drew a, the step lowers a squared error: the mean of
+(R - tau log pi(a) - b)^2 / (2 tau), b and tau held constant. It is 0 if pi(a) = exp((R - b) / tau) for every a: the
+best are the most probable, and nothing is forgotten. It is the log-variance or trajectory-balance loss, or path
+consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al. 2017).
 
     search = PolicyGradient(Controller(num_choices=[4, 4, 4]))
     for metrics in search.search(evaluate=sum, num_children=40):  # any function from actions to a reward
@@ -64,7 +67,7 @@ class PolicyGradient:
         self.rollout: Rollout | None = None  # the latest NUM_SAMPLES_DRAWN samples of the policy
         self.asked: dict[Actions, int] = {}  # what had to be evaluated, numbered in order
         self.refused: set[Actions] = set()  # what is not allowed
-        self.pending: deque[list[Actions]] = deque()  # sampled batches that were not told yet, the oldest first
+        self.pending: deque[list[Actions]] = deque()  # what `ask` sampled and was not told yet, the oldest first
         self.reward_of: dict[Actions, float] = {}  # what was told, in order; -inf: failed
         self.baseline = 0.0  # b
         self.updates = 0
@@ -73,34 +76,34 @@ class PolicyGradient:
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
         """Yield each update's metrics until `num_children` sequences are evaluated, or `stopped_early` says why not."""
-        pending: deque[list[Actions]] = deque()
-        while pending or not self.done(num_children):
-            while len(pending) <= self.update_lag and not self.done(num_children):
-                pending.append(self.ask(num_children))
-            batch = pending.popleft()
+        batches: deque[list[Actions]] = deque()
+        while batches or not self.done(num_children):
+            while len(batches) <= self.update_lag and not self.done(num_children):
+                batches.append(self.ask(num_children))
+            batch = batches.popleft()
             yield self.tell(batch, [evaluate(actions) for actions in batch])
 
     @one_thread()
     def ask(self, num_children: float = math.inf) -> list[Actions]:
-        """Sample the next batch; returns what must be evaluated, which is allowed and was never asked for before.
+        """Sample; returns the next batch: what must be evaluated, is allowed and was never asked for before.
 
         Cut where `num_children` have been asked for. To evaluate in parallel, first ask for `update_lag` + 1 batches.
         """
-        batch: list[Actions] = []
-        new: list[Actions] = []
+        batch: list[Actions] = []  # what must be evaluated
+        sampled: list[Actions] = []  # the batch, and without replay also what was known
         for actions in self.candidates():
-            if len(batch) == self.children_per_update or len(self.asked) >= num_children:
+            if len(sampled) == self.children_per_update or len(self.asked) >= num_children:
                 break
             self.samples_without_new += 1
             if actions not in self.asked and self.is_allowed(actions):
                 self.samples_without_new = 0
                 self.asked[actions] = len(self.asked)
-                new.append(actions)
                 batch.append(actions)
+                sampled.append(actions)
             elif actions in self.asked and not self.replay:  # in the paper a known sequence is learned from again
-                batch.append(actions)
-        self.pending.append(batch)
-        return new
+                sampled.append(actions)
+        self.pending.append(sampled)
+        return batch
 
     def candidates(self) -> Iterator[Actions]:
         """Samples of the policy while they bring anything new; then, with replay, what is left of a small space."""
@@ -145,7 +148,7 @@ class PolicyGradient:
         -inf says that an evaluation failed. ValueError for NaN, and for another batch.
         """
         self.check_batch(batch, rewards)
-        sampled = self.pending.popleft()  # `batch`, and without replay also what was known
+        sampled = self.pending.popleft()
         for actions, reward in zip(batch, rewards, strict=True):
             self.reward_of[tuple(actions)] = float(reward)
         sampled_rewards = [self.reward_of[actions] for actions in sampled]
@@ -167,8 +170,8 @@ class PolicyGradient:
 
     def check_batch(self, batch: Sequence[Actions], rewards: Sequence[float]) -> None:
         """ValueError if these are not the oldest pending batch and its rewards."""
-        oldest = self.pending[0] if self.pending else []
-        expected = [actions for actions in dict.fromkeys(oldest) if actions not in self.reward_of]
+        sampled = self.pending[0] if self.pending else []
+        expected = [actions for actions in dict.fromkeys(sampled) if actions not in self.reward_of]
         if not self.pending or list(map(tuple, batch)) != expected or len(rewards) != len(expected):
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):

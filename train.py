@@ -54,14 +54,18 @@ FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "tim
 def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped.
 
+    To go on it samples and learns again from the seed, but finds the rewards in the ledger. It does not read
+    controller.pt.
+
     What happens to one network:
 
-        generate            samples it from the controller, which later learns from its reward
+        generate            samples it from the controller
         train_and_record    in a thread: takes its row from the ledger, or has it trained and writes the row
         attempt             gives it the accuracy 0 if its training fails
         workers.run         sends it to a worker process
         search_child        in that process: gets the images, and returns the validation accuracy
         model.train_child   makes the network and trains it
+        search.tell         learns from the rewards, those of the oldest batch first
     """
     clock = utils.Clock(args.run_dir / "time.json")
     run = settings.make_run(args)
@@ -80,11 +84,12 @@ def generate(args: argparse.Namespace) -> None:
             while len(pending) <= args.update_lag and not search.done(args.num_children):
                 update = search.updates + len(pending)  # the one that will learn from this batch
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
-                rows = [describe(run, search.asked[actions], update, actions) for actions in batch]
-                pending.append((batch, [submit(row, ledger) for row in rows]))  # §3.2: the new ones are trained
+                new_rows = [describe(run, search.asked[actions], update, actions) for actions in batch]
+                pending.append((batch, [submit(row, ledger) for row in new_rows]))  # §3.2: the new ones are trained
             batch, trainings = pending.popleft()
-            rewards = [row["reward"] for row in wait_for(trainings, ledger, progress.bar)]
-            progress.show(search, search.tell(batch, rewards))  # §3.2: REINFORCE
+            rows = wait_for(trainings, ledger, progress.bar)
+            metrics = search.tell(batch, [row["reward"] for row in rows])  # §3.2: REINFORCE
+            progress.show(search, metrics)
             if len(ledger.rows) > num_before:
                 clock.count(workers.num_workers)
                 clock.save()

@@ -335,7 +335,7 @@ def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
 
 
 class Ledger:
-    """children.jsonl open for appending: one row per distinct child, the only state that a resume needs."""
+    """children.jsonl or finalists.jsonl, open for appending: one row per child, all that a search needs to go on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
