@@ -162,9 +162,11 @@ def random_actions(space: SearchSpace, accept: Callable[[Architecture], bool], s
     """Distinct sequences of actions, uniform among the accepted networks; fewer than ten if those are rare."""
     generator, found = torch.Generator().manual_seed(seed), {}
     for _ in range(100 * RANDOM_NETWORKS):
-        draw = [torch.randint(len(choices), (), generator=generator).item() for *_, choices in space.tokens]
-        if len(found) < RANDOM_NETWORKS and accept(space.decode(draw)):
+        draw = [torch.randint(len(token.choices), (), generator=generator).item() for token in space.tokens]
+        if accept(space.decode(draw)):
             found[tuple(draw)] = None
+        if len(found) == RANDOM_NETWORKS:
+            break
     return list(found)
 
 
@@ -178,6 +180,6 @@ def largest(space: SearchSpace, start: Sequence[tuple[int, ...]], size: Callable
     actions, before = max(start, key=parameters), None
     while actions != before:
         before = actions
-        for t, (*_, choices) in enumerate(space.tokens):
-            actions = max(((*actions[:t], a, *actions[t + 1 :]) for a in range(len(choices))), key=parameters)
+        for t, token in enumerate(space.tokens):
+            actions = max(((*actions[:t], a, *actions[t + 1 :]) for a in range(len(token.choices))), key=parameters)
     return space.decode(actions)

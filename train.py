@@ -305,7 +305,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
     shallow = settings.make_space(argparse.Namespace(**vars(args) | {"layers_step": 0}))
     deepest = settings.depth(args, args.num_children - 1)
-    few = math.prod(len(choices) for *_, choices in shallow.tokens) < args.layers_every
+    few = math.prod(len(token.choices) for token in shallow.tokens) < args.layers_every
     contradictions = {
         "image_size: only your own images are resized": args.image_size and args.dataset in datasets.BUILT_IN,
         "strides: only --space paper has them": args.strides and args.space != "paper",
