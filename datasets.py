@@ -41,7 +41,7 @@ class Images(NamedTuple):
 
 class Data(NamedTuple):
     train: Images
-    held_out: Images  # what a network is measured on
+    held_out: Images  # what a network is measured on: validation images in a search, test images in an evaluation
     num_classes: int
     preparation: Preparation | None = None
 

@@ -29,7 +29,7 @@ from settings import may_mirror
 from utils import InputError
 from workers import TaskFailed, Workers
 
-EVALUATION = Recipe(epochs=8, shift=1)
+EVALUATION_RECIPE = Recipe(epochs=8, shift=1)
 MAX_CLASSES_SHOWN = 50  # classes in confusion.png and in the line of recalls
 
 
@@ -162,12 +162,11 @@ def print_accuracies(result: dict) -> None:
 
 def final_recipe(args: argparse.Namespace, searched: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search, if there was one."""
-    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    of_paper = recipe.flip and args.mirror is not False
-    flip = of_paper or may_mirror(args, searched.get("mirror"))
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION_RECIPE
+    flip = may_mirror(args, recipe.flip or searched.get("mirror"))  # the paper's recipe mirrors, if nothing forbids it
     epochs = args.eval_epochs or max(recipe.epochs, searched.get("recipe", {}).get("epochs", 0))
     recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
-    as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
+    as_it_is = args.eval_epochs is not None or args.dataset in datasets.BUILT_IN
     return recipe if as_it_is else with_min_steps(recipe, len(data.train.labels))
 
 

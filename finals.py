@@ -1,4 +1,7 @@
-"""Final trainings: what they are, and a folder that keeps those that have ended, so that an evaluation can go on."""
+"""Final trainings, those of an evaluation; not the finalists of a search.
+
+A folder keeps those that have ended, so that an evaluation can go on.
+"""
 
 import argparse
 import hashlib

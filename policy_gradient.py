@@ -55,9 +55,10 @@ class PolicyGradient:
     entropy_weight: float = 0.7  # what a uniform policy's entropy is worth, in standard deviations of R
     baseline_decay: float = 0.5  # decay of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
-    replay: int = 1000  # number of latest children that an update learns from; 0: only the batch, with repeats (§3.2)
+    replay: int = 1000  # number of latest children that an update learns from
+    # 0: as in §3.2. Only the batch, where repeats count; the rate is constant, and small spaces are not enumerated.
     patience: int = 2000  # samples in a row with nothing new after which a large space counts as searched
-    num_steps: Callable[[int], int | None] = lambda children: None  # the controller's steps, for growing depth; or all
+    num_steps: Callable[[int], int | None] = lambda children: None  # children asked for -> steps to sample; None: all
     allowed: Callable[[Actions], bool] | None = None  # other sequences are left out, without using budget
     seed: int = 0  # seed of the sampling
 
@@ -198,8 +199,8 @@ class PolicyGradient:
 
         tau = entropy_weight * std(R) / log N, where N is the number of sequences that are as long.
         """
-        neighbours = [list(same_length) for _, same_length in groupby(batch, key=len)]  # each is scored at once
-        log_prob = torch.cat([self.controller(torch.tensor(some)).log_prob.sum(1) for some in neighbours])
+        runs = [list(same_length) for _, same_length in groupby(batch, key=len)]  # in a row, so that the order stays
+        log_prob = torch.cat([self.controller(torch.tensor(run)).log_prob.sum(1) for run in runs])  # a run at once
         choices = [self.controller.token_choices()[: len(actions)] for actions in batch]
         log_n = [sum(map(math.log, each)) or 1.0 for each in choices]  # 1 where there is one sequence only
         spread = self.scaled(self.reward_of.values()).std(correction=0)
@@ -215,7 +216,8 @@ class PolicyGradient:
         ordered = known.sort().values
         num_below = torch.searchsorted(ordered, chosen)
         num_up_to = torch.searchsorted(ordered, chosen, right=True)
-        return (num_below + num_up_to).double() / len(ordered) - 1  # equal rewards get the middle of their ranks
+        rank = (num_below + num_up_to).double() / 2  # the middle of the ranks of equal rewards
+        return 2 * rank / len(ordered) - 1
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:

@@ -30,7 +30,7 @@ import policy_gradient
 import report
 import settings
 import utils
-from evaluation import EVALUATION, evaluate
+from evaluation import EVALUATION_RECIPE, evaluate
 from model import MIN_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, on_device, size_or_none, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
@@ -149,6 +149,7 @@ def attempt(run: Run, workers: Workers | Cluster, architecture: str, seed: int) 
     try:
         return workers.run(search_child, parse_architecture(architecture), run.recipe, seed, run.device)
     except (TaskFailed, ImpossibleNetwork) as error:
+        # 0, not -inf: it is recorded as an accuracy, and no reward is lower.
         failed = {"val_accuracy": 0.0, "parameters": 0, "flops": 0, "seconds": time.perf_counter() - started}
         return failed | {"error": str(error)}
 
@@ -179,14 +180,15 @@ def train_finalists(run: Run, search: PolicyGradient, rows: dict, submit: Callab
     ledger = utils.Ledger(run.args.run_dir / "finalists.jsonl")
     todo = [describe(run, row["child"], row["update"], row["actions"], "finalist") for row in finalists]
     known, new = len(ledger.rows), sum(ledger.find(row) is None for row in todo)
-    shown = {} if new else {"disable": True}  # otherwise TQDM_DISABLE decides
+    shown = {} if new else {"disable": True}  # disable=False would override TQDM_DISABLE
     with ledger.file, tqdm(total=known + new, initial=known, unit="finalist", dynamic_ncols=True, **shown) as bar:
         trained_again = wait_for([submit(row, ledger) for row in todo], ledger, bar)
     for finalist, again in zip(finalists, trained_again, strict=True):
         finalist["seconds"] += again["seconds"]
         if "error" not in again:
             finalist["val_accuracies"].append(again["val_accuracy"])
-            finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
+            for key in ("val_accuracy", "reward"):
+                finalist[key] = (finalist[key] + again[key]) / 2
     return ranked(search, finalists), bool(new)
 
 
@@ -275,7 +277,8 @@ def make_parser() -> Parser:
     add("--architecture", type=architecture_from_text,
         help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
-        help=f"epochs of evaluate's trainings (default: {EVALUATION.epochs:g}, or the search's if more; paper: 50)")
+        help="epochs of evaluate's trainings "
+             f"(default: {EVALUATION_RECIPE.epochs:g}, or the search's if more; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--extra_filters", type=number(int, 0, 1000), default=0,
         metavar="N", help="N more filters in each layer of the network (paper: 40, for its best result)")

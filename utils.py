@@ -102,7 +102,7 @@ def child_seed(run_seed: int, architecture: str, *purpose: object) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As fast beside other work as alone, and the same sums on every machine."""
+    """Let PyTorch use one thread inside: as fast beside other work as alone, and the same sums on every machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
