@@ -244,7 +244,7 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     """
     pictures = find_pictures(path)
     classes = sorted({picture.label for picture in pictures}, key=natural)
-    missing_parts(path, pictures, classes)  # an error comes now, before all are decoded, which takes long
+    check_enough(path, pictures, classes)  # an error comes now, before all are decoded, which takes long
 
     bad: dict[str, str] = {}  # names of those that can't be read, and why
     pictures, headers = read_headers(path, pictures, bad)
@@ -255,9 +255,10 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     pictures, pixels = decode(path, pictures, preparation, bad)
 
     check_distinct(path, pictures, digests(pixels))
-    if PARTS.keys() - {picture.part for picture in pictures}:  # then some parts are drawn
+    if missing_parts(pictures):  # then some parts are drawn
         pictures, pixels = without_copies(path, pictures, pixels)
-    missing = missing_parts(path, pictures, classes)
+    check_enough(path, pictures, classes)  # again, without those that are left out
+    missing = missing_parts(pictures)
     report_missing_classes(path, pictures, classes)
     number = {name: i for i, name in enumerate(classes)}
     images = Images(pixels, torch.tensor([number[picture.label] for picture in pictures]))
@@ -282,20 +283,23 @@ def check_size(path: Path, pictures: Sequence[Picture], headers: Sequence[Header
             raise InputError(f"{path}: {picture.name} has {sizes}: replace it")
 
 
-def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> set[str]:
-    """The parts without pictures; InputError if a class has too few pictures to learn it."""
-    missing = PARTS.keys() - {picture.part for picture in pictures}
+def missing_parts(pictures: Sequence[Picture]) -> set[str]:
+    """The parts without pictures."""
+    return PARTS.keys() - {picture.part for picture in pictures}
+
+
+def check_enough(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
+    """InputError if a class has too few pictures to learn it."""
     counts = Counter(picture.label for picture in pictures if picture.part == "train")
     least = min(classes, key=lambda name: counts[name])
     if len(classes) < 2:
         raise InputError(f"{path} has one class only, {least}: there is nothing to tell apart")
-    if counts[least] <= len(missing):
+    if counts[least] <= len(missing_parts(pictures)):
         few = f"class {least} has {counts[least]} of the pictures to train on"
         if not counts[least]:
             parts = sorted({picture.part for picture in pictures if picture.label == least})
             few += f" (it is in {' and '.join(parts)} only)"
         raise InputError(f"{path}: {few}, training, validation and test need one each: add some, or remove the class")
-    return missing
 
 
 def report_missing_classes(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:

@@ -36,8 +36,9 @@ MAX_CLASSES_SHOWN = 50  # classes in confusion.png and in the line of recalls
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
-    run = read_flags(args)
-    size = print_network(run.architecture, run.data)
+    run = make_evaluation(args)
+    size = model.size_or_none(run.architecture, run.data)
+    print_network(run.architecture, run.data, size)
     num_images, epochs = len(run.data.train.labels), run.recipe.epochs
     print(f"training it on {num_images:,} images (epochs: {epochs:g}, seeds: {args.num_seeds})")
     suffix, file = run.suffix, args.run_dir / f"evaluation{run.suffix}.json"
@@ -48,7 +49,7 @@ def evaluate(args: argparse.Namespace) -> None:
         finals = train(final_jobs(run))
 
         confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all
-        result = describe(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
+        result = evaluation_json(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
         try:  # first the files: what has taken so long must not be lost
             write_files(args.run_dir, suffix, result, finals[0]["saved"])
         finally:  # the numbers are printed even if a file can't be written
@@ -69,7 +70,7 @@ def evaluate(args: argparse.Namespace) -> None:
         plots.save(args.run_dir, {picture: lambda: plots.plot_confusions(confusions, result["classes"], title)})
 
 
-def read_flags(args: argparse.Namespace) -> Evaluation:
+def make_evaluation(args: argparse.Namespace) -> Evaluation:
     """All that the flags describe."""
     device = utils.choose_device(args.use_cuda)
     chosen = choose_architecture(args)
@@ -105,10 +106,10 @@ def final_jobs(run: Evaluation) -> list[Job]:
     """A training for each seed; the network of the first one is returned."""
     args, text = run.args, str(run.architecture)
     seeds = [utils.child_seed(args.seed, text, "final", i) for i in range(args.num_seeds)]
-    return [Job(run.architecture, run.recipe, seed, weights=seed == seeds[0]) for seed in seeds]
+    return [Job(run.architecture, run.recipe, seed, keep_weights=seed == seeds[0]) for seed in seeds]
 
 
-def describe(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
+def evaluation_json(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
     """The content of evaluation.json."""
     return {
         "architecture": str(run.architecture),
@@ -175,15 +176,13 @@ def judged_from_both_sides(recipe: Recipe) -> bool:
     return recipe.flip and recipe.schedule != PAPER_RECIPE.schedule
 
 
-def print_network(architecture: Architecture, data: Data) -> dict:
-    """Print a network's layers with output shapes and parameters; returns its totals."""
+def print_network(architecture: Architecture, data: Data, size: dict[str, int] | None) -> None:
+    """Print a network's layers with output shapes and parameters, and its size; ImpossibleNetwork if it has none."""
     layers = summarize(Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes))
-    size = model.size_or_none(architecture, data)
     width = max(len(layer.name) for layer in layers)
     for name, shape, parameters, _ in layers:
         print(f"  {name:<{width}} {' x '.join(map(str, shape)):>14} {parameters:>9,} parameters")
     print(f"  {architecture}: {size['parameters']:,} parameters, {size['flops'] / 1e6:.1f} million FLOPs an image")
-    return size
 
 
 def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int, kept: Finals) -> list[dict]:
@@ -265,9 +264,9 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     if both_sides or job.recipe.precision != "float32":  # the network is used in float32
         top1, top5 = measure(trained.child, there.held_out, both_sides)
     final, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
-    if not callable(job.network):
+    if isinstance(job.network, Architecture):
         final["confusions"] = confusion_matrix(child, data, both_sides)
-    if job.weights:
+    if job.keep_weights:
         saved = {
             "architecture": str(job.network),
             "extra_filters": job.network.extra_filters,

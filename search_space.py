@@ -148,7 +148,7 @@ class PaperSpace(SearchSpace):
     @property
     def decisions(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The decisions of one layer in the order in which the controller makes them."""
-        chosen = (item for item in self.choices.items() if self.strides or "stride" not in item[0])
+        chosen = ((name, choices) for name, choices in self.choices.items() if self.strides or "stride" not in name)
         return (*chosen, ANCHOR_POINT)
 
     def pooled_layers(self, num_layers: int) -> list[int]:

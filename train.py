@@ -84,7 +84,7 @@ def generate(args: argparse.Namespace) -> None:
             while len(pending) <= args.update_lag and not search.done(args.num_children):
                 update = search.updates + len(pending)  # the one that will learn from this batch
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
-                new_rows = [describe(run, search.asked[actions], update, actions) for actions in batch]
+                new_rows = [new_row(run, search.asked[actions], update, actions) for actions in batch]
                 pending.append((batch, [submit(row, ledger) for row in new_rows]))  # §3.2: the new ones are trained
             batch, trainings = pending.popleft()
             rows = wait_for(trainings, ledger, progress.bar)
@@ -106,7 +106,7 @@ def generate(args: argparse.Namespace) -> None:
     report.draw(run, ledger.rows, ranking, progress.shares)
 
 
-def describe(run: Run, child: int, update: int, actions: Sequence[int], *purpose: str) -> dict:
+def new_row(run: Run, child: int, update: int, actions: Sequence[int], *purpose: str) -> dict:
     """What is known of a child before it is trained: the first part of its ledger row."""
     architecture = str(run.space.decode(actions))
     row = {"child": child, "update": update, "actions": list(actions), "architecture": architecture}
@@ -178,7 +178,7 @@ def train_finalists(run: Run, search: PolicyGradient, rows: dict, submit: Callab
     if not finalists:
         return ranking, False
     ledger = utils.Ledger(run.args.run_dir / "finalists.jsonl")
-    todo = [describe(run, row["child"], row["update"], row["actions"], "finalist") for row in finalists]
+    todo = [new_row(run, row["child"], row["update"], row["actions"], "finalist") for row in finalists]
     known, new = len(ledger.rows), sum(ledger.find(row) is None for row in todo)
     shown = {} if new else {"disable": True}  # disable=False would override TQDM_DISABLE
     with ledger.file, tqdm(total=known + new, initial=known, unit="finalist", dynamic_ncols=True, **shown) as bar:
@@ -322,8 +322,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "use_cuda: with --cluster say how much of a GPU a child gets, as --gpus_per_child 0.25":
             args.cluster and args.use_cuda and not args.gpus_per_child,
     }  # fmt: skip
-    for message in (message for message, wrong in contradictions.items() if wrong):
-        parser.error(f"argument --{message}")
+    found = [message for message, wrong in contradictions.items() if wrong]
+    if found:
+        parser.error(f"argument --{found[0]}")
     args.run_dir = args.run_dir or utils.default_run_dir(datasets.short_name(args.dataset), args.strategy)
     return args
 

@@ -293,7 +293,7 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
     child.eval()
     monkeypatch.setattr(evaluation, "train_child", lambda *_: TrainedChild(child, *one_side, 0.0))
     data = Data(images, images, 10, PREPARATION)
-    job = Job(parse_architecture("k3f8p0"), recipe, 0, weights=True)
+    job = Job(parse_architecture("k3f8p0"), recipe, 0, keep_weights=True)
     final = evaluation.final_child((data, torch.zeros(1, 2)), 0, job, "cpu")
     saved = torch.load(io.BytesIO(final["saved"]), weights_only=True)
     assert saved["both_sides"] == (recipe.flip and recipe != PAPER_RECIPE)
