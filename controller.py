@@ -47,7 +47,7 @@ class Controller(nn.Module):
             raise ValueError("steps of the same name must have the same number of choices")
         is_anchor = [choices == ANCHOR for choices in self.num_choices]
         # The number of tokens that each step writes: at an anchor point one for each earlier anchor point.
-        self.num_tokens = [sum(is_anchor[:t]) if is_anchor[t] else 1 for t in range(len(is_anchor))]
+        self.num_tokens = [is_anchor[:t].count(True) if is_anchor[t] else 1 for t in range(len(is_anchor))]
         with_head = {name: choices for name, choices in choices_of.items() if choices != ANCHOR}
         self.first_input = nn.Parameter(torch.empty(hidden_size))
         self.cells = nn.ModuleList(nn.LSTMCell(hidden_size, hidden_size) for _ in range(num_layers))
@@ -91,27 +91,29 @@ class Controller(nn.Module):
         states = [(torch.zeros_like(x), torch.zeros_like(x)) for _ in self.cells]
         anchors = x.new_zeros(n, 0, x.shape[1])  # (n, k, H), the LSTM's outputs at the k anchor points so far
         first = 0  # the place of the step's first token in the sequence
-        rollout = []
+        written = []  # each step's part of the rollout
         for name, choices, k in list(zip(self.names, self.num_choices, self.num_tokens, strict=True))[:num_steps]:
             for layer, cell in enumerate(self.cells):
                 states[layer] = cell(x, states[layer])
                 x = states[layer][0]  # (n, H)
             is_anchor = choices == ANCHOR
-            logits = self.skip_logits(x, anchors) if is_anchor else self.heads[name](x)[:, None]  # (n, k, choices)
+            # (n, k, choices), or at an anchor point (n, k, 2)
+            logits = self.skip_logits(x, anchors) if is_anchor else self.heads[name](x)[:, None]
             policy = Categorical(logits=logits, validate_args=k > 0)  # it can't check the first anchor point's 0 tokens
             if actions is None:
                 action = torch.multinomial(policy.probs.flatten(0, 1), 1, generator=generator).view(n, k)
             else:
                 action = actions[:, first : first + k]
             first += k
-            rollout.append((action, policy.log_prob(action), policy.entropy()))
+            written.append((action, policy.log_prob(action), policy.entropy()))
             if is_anchor:
                 next_input = mean_of_chosen(anchors, action)
                 anchors = torch.cat([anchors, x[:, None]], 1)
                 x = next_input
             else:
                 x = self.embeddings[name](action[:, 0])  # the chosen token is the next input
-        return Rollout(*(torch.cat(steps, 1) for steps in zip(*rollout, strict=True)))
+        chosen, log_probs, entropies = zip(*written, strict=True)
+        return Rollout(torch.cat(chosen, 1), torch.cat(log_probs, 1), torch.cat(entropies, 1))
 
     def skip_logits(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Logits (n, k, 2) of no and yes for each of k earlier anchor points; P(yes) is the sigmoid in §3.3."""

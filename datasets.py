@@ -41,7 +41,7 @@ class Images(NamedTuple):
 
 class Data(NamedTuple):
     train: Images
-    held_out: Images  # what a network is measured on
+    held_out: Images  # what a network is measured on: validation images in a search, test images in an evaluation
     num_classes: int
     preparation: Preparation | None = None
 
@@ -59,9 +59,16 @@ def search_data(name: str, data_dir: Path, train_images: int | None = None, imag
 
 
 def evaluation_data(
-    name: str, data_dir: Path, train_images: int | None = None, image_size: int | None = None, run: dict | None = None
+    name: str,
+    data_dir: Path,
+    train_images: int | None = None,
+    image_size: int | None = None,
+    searched: dict | None = None,
 ) -> Data:
-    """What `--mode evaluate` sees: all training images, and the test set; InputError if `run` searched on others."""
+    """What `--mode evaluate` sees: all training images, and the test set.
+
+    InputError if the search with the settings `searched` used other images.
+    """
     pictures = path_of_pictures(name, data_dir)
     if pictures is None:
         train, preparation = load_images(name, data_dir, train=True)
@@ -69,9 +76,9 @@ def evaluation_data(
     else:
         train, val, test, preparation = own_images(pictures, image_size, resize=name != "CIFAR10")
         check_cifar10(name, pictures, train, test, preparation)
-        if run and run.get("images"):
-            seen = Data(train.take(slice(run.get("train_images"))), val, len(preparation.classes))
-            if fingerprint(seen) != run["images"]:
+        if searched and searched.get("images"):
+            seen = Data(train.take(slice(searched.get("train_images"))), val, len(preparation.classes))
+            if fingerprint(seen) != searched["images"]:
                 raise InputError(f"{name} has other images than the search in this --run_dir had: choose another one")
         train = Images(*map(torch.cat, zip(train, val, strict=True)))
     return Data(first_images(train, train_images), test, len(preparation.classes), preparation)
@@ -237,7 +244,7 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     """
     pictures = find_pictures(path)
     classes = sorted({picture.label for picture in pictures}, key=natural)
-    missing_parts(path, pictures, classes)  # an error comes now, before all are decoded, which takes long
+    check_enough(path, pictures, classes)  # an error comes now, before all are decoded, which takes long
 
     bad: dict[str, str] = {}  # names of those that can't be read, and why
     pictures, headers = read_headers(path, pictures, bad)
@@ -248,9 +255,10 @@ def own_images(path: Path, image_size: int | None, resize: bool = True) -> tuple
     pictures, pixels = decode(path, pictures, preparation, bad)
 
     check_distinct(path, pictures, digests(pixels))
-    if PARTS.keys() - {picture.part for picture in pictures}:  # then some parts are drawn
+    if missing_parts(pictures):  # then some parts are drawn
         pictures, pixels = without_copies(path, pictures, pixels)
-    missing = missing_parts(path, pictures, classes)
+    check_enough(path, pictures, classes)  # again, without those that are left out
+    missing = missing_parts(pictures)
     report_missing_classes(path, pictures, classes)
     number = {name: i for i, name in enumerate(classes)}
     images = Images(pixels, torch.tensor([number[picture.label] for picture in pictures]))
@@ -275,20 +283,23 @@ def check_size(path: Path, pictures: Sequence[Picture], headers: Sequence[Header
             raise InputError(f"{path}: {picture.name} has {sizes}: replace it")
 
 
-def missing_parts(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> set[str]:
-    """The parts without pictures; InputError if a class has too few pictures to learn it."""
-    missing = PARTS.keys() - {picture.part for picture in pictures}
+def missing_parts(pictures: Sequence[Picture]) -> set[str]:
+    """The parts without pictures."""
+    return PARTS.keys() - {picture.part for picture in pictures}
+
+
+def check_enough(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
+    """InputError if a class has too few pictures to learn it."""
     counts = Counter(picture.label for picture in pictures if picture.part == "train")
     least = min(classes, key=lambda name: counts[name])
     if len(classes) < 2:
         raise InputError(f"{path} has one class only, {least}: there is nothing to tell apart")
-    if counts[least] <= len(missing):
+    if counts[least] <= len(missing_parts(pictures)):
         few = f"class {least} has {counts[least]} of the pictures to train on"
         if not counts[least]:
             parts = sorted({picture.part for picture in pictures if picture.label == least})
             few += f" (it is in {' and '.join(parts)} only)"
         raise InputError(f"{path}: {few}, training, validation and test need one each: add some, or remove the class")
-    return missing
 
 
 def report_missing_classes(path: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:

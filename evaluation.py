@@ -29,15 +29,16 @@ from settings import may_mirror
 from utils import InputError
 from workers import TaskFailed, Workers
 
-EVALUATION = Recipe(epochs=8, shift=1)
+EVALUATION_RECIPE = Recipe(epochs=8, shift=1)
 MAX_CLASSES_SHOWN = 50  # classes in confusion.png and in the line of recalls
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Retrain an architecture with several seeds, print its test accuracies and write them to the run folder."""
     started = time.perf_counter()
-    run = read_flags(args)
-    size = print_network(run.architecture, run.data)
+    run = make_evaluation(args)
+    size = model.size_or_none(run.architecture, run.data)
+    print_network(run.architecture, run.data, size)
     num_images, epochs = len(run.data.train.labels), run.recipe.epochs
     print(f"training it on {num_images:,} images (epochs: {epochs:g}, seeds: {args.num_seeds})")
     suffix, file = run.suffix, args.run_dir / f"evaluation{run.suffix}.json"
@@ -48,7 +49,7 @@ def evaluate(args: argparse.Namespace) -> None:
         finals = train(final_jobs(run))
 
         confusions = torch.tensor([final["confusions"] for final in finals]).sum(0)  # (classes, classes), of all
-        result = describe(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
+        result = evaluation_json(run, finals, confusions, size) | {"seconds": kept.seconds_since(started)}
         try:  # first the files: what has taken so long must not be lost
             write_files(args.run_dir, suffix, result, finals[0]["saved"])
         finally:  # the numbers are printed even if a file can't be written
@@ -69,13 +70,13 @@ def evaluate(args: argparse.Namespace) -> None:
         plots.save(args.run_dir, {picture: lambda: plots.plot_confusions(confusions, result["classes"], title)})
 
 
-def read_flags(args: argparse.Namespace) -> Evaluation:
+def make_evaluation(args: argparse.Namespace) -> Evaluation:
     """All that the flags describe."""
     device = utils.choose_device(args.use_cuda)
     chosen = choose_architecture(args)
     image_size = args.image_size or chosen.searched.get("image_size")
-    same_images = chosen.searched if chosen.found else {}
-    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, same_images)
+    searched = chosen.searched if chosen.found else {}  # then the images must be the same
+    data = datasets.evaluation_data(args.dataset, args.data_dir, args.train_images, image_size, searched)
     recipe = final_recipe(args, chosen.searched, data)
     architecture, suffix = chosen.architecture.widened(args.extra_filters), chosen.suffix
     if args.extra_filters:
@@ -105,10 +106,10 @@ def final_jobs(run: Evaluation) -> list[Job]:
     """A training for each seed; the network of the first one is returned."""
     args, text = run.args, str(run.architecture)
     seeds = [utils.child_seed(args.seed, text, "final", i) for i in range(args.num_seeds)]
-    return [Job(run.architecture, run.recipe, seed, weights=seed == seeds[0]) for seed in seeds]
+    return [Job(run.architecture, run.recipe, seed, keep_weights=seed == seeds[0]) for seed in seeds]
 
 
-def describe(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
+def evaluation_json(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
     """The content of evaluation.json."""
     return {
         "architecture": str(run.architecture),
@@ -160,14 +161,13 @@ def print_accuracies(result: dict) -> None:
     print(f"recall              {least}{f', lowest of {len(recalls)}' if len(recalls) > MAX_CLASSES_SHOWN else ''}")
 
 
-def final_recipe(args: argparse.Namespace, settings: dict, data: Data) -> Recipe:
-    """How the networks are trained: without --eval_epochs never shorter than in the search of these settings."""
-    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION
-    of_paper = recipe.flip and args.mirror is not False
-    flip = of_paper or may_mirror(args, settings.get("mirror"))
-    epochs = args.eval_epochs or max(recipe.epochs, settings.get("recipe", {}).get("epochs", 0))
+def final_recipe(args: argparse.Namespace, searched: dict, data: Data) -> Recipe:
+    """How the networks are trained: without --eval_epochs never shorter than in the search, if there was one."""
+    recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION_RECIPE
+    flip = may_mirror(args, recipe.flip or searched.get("mirror"))  # the paper's recipe mirrors, if nothing forbids it
+    epochs = args.eval_epochs or max(recipe.epochs, searched.get("recipe", {}).get("epochs", 0))
     recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
-    as_it_is = args.eval_epochs or args.dataset in datasets.BUILT_IN
+    as_it_is = args.eval_epochs is not None or args.dataset in datasets.BUILT_IN
     return recipe if as_it_is else with_min_steps(recipe, len(data.train.labels))
 
 
@@ -176,15 +176,13 @@ def judged_from_both_sides(recipe: Recipe) -> bool:
     return recipe.flip and recipe.schedule != PAPER_RECIPE.schedule
 
 
-def print_network(architecture: Architecture, data: Data) -> dict:
-    """Print a network's layers with output shapes and parameters; returns its totals."""
+def print_network(architecture: Architecture, data: Data, size: dict[str, int] | None) -> None:
+    """Print a network's layers with output shapes and parameters, and its size; ImpossibleNetwork if it has none."""
     layers = summarize(Child(architecture, tuple(data.train.pixels.shape[1:]), data.num_classes))
-    size = model.size_or_none(architecture, data)
     width = max(len(layer.name) for layer in layers)
     for name, shape, parameters, _ in layers:
         print(f"  {name:<{width}} {' x '.join(map(str, shape)):>14} {parameters:>9,} parameters")
     print(f"  {architecture}: {size['parameters']:,} parameters, {size['flops'] / 1e6:.1f} million FLOPs an image")
-    return size
 
 
 def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int, kept: Finals) -> list[dict]:
@@ -266,9 +264,9 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     if both_sides or job.recipe.precision != "float32":  # the network is used in float32
         top1, top5 = measure(trained.child, there.held_out, both_sides)
     final, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
-    if not callable(job.network):
+    if isinstance(job.network, Architecture):
         final["confusions"] = confusion_matrix(child, data, both_sides)
-    if job.weights:
+    if job.keep_weights:
         saved = {
             "architecture": str(job.network),
             "extra_filters": job.network.extra_filters,
@@ -322,30 +320,29 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
     InputError if the run folder has a search on another data set, or if there is no network.
     """
     rows, _ = utils.read_ledger(args.run_dir / "children.jsonl")
-    settings = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
-    on_this_dataset = is_search_on(settings, args)
+    searched = utils.read_json(args.run_dir / "config.json", settings=dict)["settings"] if rows else {}
+    on_this_dataset = is_search_on(searched, args)
     if args.architecture is not None:
         suffix = f"-{short_text(args.architecture)}"  # the files of the search's own network are not replaced
-        return Chosen(args.architecture, suffix, settings if on_this_dataset else {})
+        return Chosen(args.architecture, suffix, searched if on_this_dataset else {})
     if not rows:
         return Chosen(committed_architecture(args), suffix="", searched={})
     if not on_this_dataset:
-        searched = settings.get("dataset")
-        own = ", images of your own" if settings.get("images") else ""
-        another = f"a search on {searched}{own}, not on {args.dataset}"
+        own = ", images of your own" if searched.get("images") else ""
+        another = f"a search on {searched.get('dataset')}{own}, not on {args.dataset}"
         raise InputError(f"{args.run_dir} holds {another}: name it by --dataset")
-    return Chosen(best_of_search(args.run_dir, rows), suffix="", searched=settings, found=True)
+    return Chosen(best_of_search(args.run_dir, rows), suffix="", searched=searched, found=True)
 
 
-def is_search_on(settings: dict, args: argparse.Namespace) -> bool:
+def is_search_on(searched: dict, args: argparse.Namespace) -> bool:
     """Whether a search with these settings used this data set; a folder may be called MNIST.
 
     Of the reader's own pictures the names do not count: whether they are the same is seen when they are read.
     """
     own = args.dataset not in datasets.BUILT_IN
     pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
-    same_kind = bool(settings.get("images")) == (pictures is not None)
-    return same_kind and (own or settings.get("dataset") == args.dataset)
+    same_kind = bool(searched.get("images")) == (pictures is not None)
+    return same_kind and (own or searched.get("dataset") == args.dataset)
 
 
 def short_text(architecture: Architecture) -> str:

@@ -1,4 +1,7 @@
-"""Final trainings: what they are, and a folder that keeps those that have ended, so that an evaluation can go on."""
+"""Final trainings, those of an evaluation; not the finalists of a search.
+
+A folder keeps those that have ended, so that an evaluation can go on.
+"""
 
 import argparse
 import hashlib
@@ -38,7 +41,7 @@ class Job(NamedTuple):
     network: Architecture | Callable
     recipe: Recipe
     seed: int
-    weights: bool = False
+    keep_weights: bool = False
 
     @property
     def name(self) -> str:
@@ -102,11 +105,13 @@ class Finals:
 
     def find_training(self, job: Job) -> dict | None:
         """The result of a training that has ended before, or None."""
-        types = {"top1": float, "top5": float, "wall": float}
-        kept = self.find(job.name, **types if callable(job.network) else types | {"confusions": list})
+        types: dict[str, type] = {"top1": float, "top5": float, "wall": float}
+        if isinstance(job.network, Architecture):
+            types["confusions"] = list
+        kept = self.find(job.name, **types)
         if kept is None or any(kept.get(key) != value for key, value in job.description().items()):
             return None
-        if job.weights:
+        if job.keep_weights:
             file = self.file(job.name, "pt")
             kept["saved"] = file.read_bytes() if file.exists() else b""
             if hashlib.sha256(kept["saved"]).hexdigest() != kept.get("weights"):

@@ -55,7 +55,8 @@ def make_tree(pictures: dict[Path, list[Path]]) -> Tree:
 
 def natural(name: str) -> tuple:
     """A key that sorts names as people do: 2 before 10."""
-    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(^-?\d+|\d+)", name))], name
+    pieces = re.split(r"(^-?\d+|\d+)", name)  # the numbers are at odd places
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], name
 
 
 def same_form(name: str) -> str:
@@ -120,7 +121,8 @@ def find_parts(root: Path, tree: Tree) -> dict[Path, str]:
         if exact_part(top.name) or shared:
             parts[top] = named[top]
     parts = decide_either(parts)
-    if parts and sorted(parts.values()) != sorted({"train", *parts.values()}):
+    values = list(parts.values())
+    if parts and ("train" not in values or len(values) > len({*values})):
         names = ", ".join(printable(top.name) for top in parts)
         need = "it needs one called train, and at most one val and one test"
         raise InputError(f"{root} has the parts {names}: {need}; rename the others, or move them elsewhere")

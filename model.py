@@ -208,12 +208,13 @@ def train_child(
             progress[0] = (step + 1) * batch_size  # not added up: a training begins anew if its process dies
             if step % 50 == 49:  # reading it in every step would make a GPU wait
                 progress[1] = running_accuracy
-        epochs_left, steps_left = divmod(num_steps - 1 - step, steps_per_epoch)
-        if steps_left == 0 and epochs_left < recipe.best_of:
+        steps_left = num_steps - 1 - step
+        ends_epoch = steps_left % steps_per_epoch == 0  # counted from the last step
+        if ends_epoch and steps_left < recipe.best_of * steps_per_epoch:
             with mixed_precision(recipe, pixels.device):
                 accuracies.append(measure(child, data.held_out))
 
-    accuracy, top5_accuracy = max(accuracies)
+    accuracy, top5_accuracy = max(accuracies)  # the best top-1, with its top-5
     return TrainedChild(child.eval(), accuracy, top5_accuracy, time.perf_counter() - started)
 
 
@@ -242,13 +243,14 @@ def draw_batches(recipe: Recipe, num_images: int, seed: int, device: torch.devic
         num_steps = min(steps_per_epoch, steps_left)
         order = torch.randperm(num_images, generator=generator).to(device)
         offsets, mirrored = draw_augmentation(recipe, num_steps, batch_size, generator)
+        # strict=False: images beyond these steps are left out
         yield from zip(order.split(batch_size), offsets.to(device), mirrored.to(device), strict=False)
         steps_left -= num_steps
 
 
-def set_learning_rates(optimizers: Sequence[torch.optim.Optimizer], recipe: Recipe, progress: float) -> None:
-    """Give each optimizer its learning rate at `progress`, the share of the training that is over, 0 to 1."""
-    share = one_cycle(progress, recipe.warmup) if recipe.schedule == "one_cycle" else 1
+def set_learning_rates(optimizers: Sequence[torch.optim.Optimizer], recipe: Recipe, share_done: float) -> None:
+    """Give each optimizer its learning rate where `share_done` of the training, 0 to 1, is over."""
+    share = one_cycle(share_done, recipe.warmup) if recipe.schedule == "one_cycle" else 1
     for optimizer in optimizers:
         group = optimizer.param_groups[0]
         rate = optimizer.defaults["lr"] * share

@@ -121,12 +121,16 @@ def decode(
     path: Path, pictures: Sequence[Picture], preparation: Preparation, bad: dict[str, str]
 ) -> tuple[list[Picture], Tensor]:
     """The pictures that can be decoded, and their pixels (N, C, H, W); says which are left out or blank."""
-    _, *how = preparation
     n = len(bad) + len(pictures)
     pixels = empty_pixels(path, len(pictures), preparation)
     decoded = []
+
+    def to_pixels(image: Image.Image) -> Tensor:
+        size = preparation.image_size
+        return prepare(drafted(image, size), size, preparation.channels, preparation.grey_range)
+
     progress = tqdm(pictures, unit=" pictures", dynamic_ncols=True)
-    for picture, array in read_all(path, progress, lambda image: prepare(drafted(image, how[0]), *how), bad):
+    for picture, array in read_all(path, progress, to_pixels, bad):
         pixels[len(decoded)] = array
         decoded.append(picture)
     pixels = pixels[: len(decoded)]
@@ -195,10 +199,13 @@ def can_not_be_read(bad: dict[str, str], n: int) -> str:
 def read_header(image: Image.Image) -> Header:
     """What is known of a picture without decoding it; of grey of more than 8 bits also its extremes."""
     extremes, gaps = (), False
-    if image.mode[0] in "IF":
+    deep_grey = image.mode[0] in "IF"
+    if deep_grey:
         values = np.asarray(image, np.float64)
         valid = np.abs(values) < NO_DATA  # NaN is not below it
-        valid &= values != float(getattr(image, "tag_v2", {}).get(GDAL_NODATA, "nan").strip(" \0") or "nan")
+        no_data = getattr(image, "tag_v2", {}).get(GDAL_NODATA, "").strip(" \0")
+        if no_data:
+            valid &= values != float(no_data)
         gaps = not valid.all()
         if valid.any():
             extremes = (float(values[valid].min()), float(values[valid].max()))
@@ -209,7 +216,7 @@ def read_header(image: Image.Image) -> Header:
         size=image.size[::-1] if on_its_side else image.size,
         grey=Image.getmodebase(image.mode) == "L",
         transparent=image.has_transparency_data,
-        deep_colour=sixteen_bits and image.mode[0] not in "IF",
+        deep_colour=sixteen_bits and not deep_grey,
         extremes=extremes,
         gaps=gaps,
         pages=page_sizes(image),

@@ -14,7 +14,7 @@ from matplotlib.font_manager import fontManager, get_font
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
-from search_space import Architecture
+from search_space import Architecture, Token
 from utils import PictureMissing, write_atomically
 
 matplotlib.rc("text", parse_math=False)  # names of folders and classes may have a $
@@ -72,18 +72,18 @@ def font_with(characters: set[int]) -> str | None:
     return next((font.name for font in usable if characters <= get_font(font.fname).get_charmap().keys()), None)
 
 
-def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[tuple], preferences: Sequence, title: str) -> Figure:
+def plot_search(rows: Sequence[dict], best: dict, tokens: Sequence[Token], shares: Sequence, title: str) -> Figure:
     """Each child's accuracy and the best network, and below them the policy's choices over time.
 
-    `rows`: sorted by child; `preferences[update][token][choice]`: shares among samples, of what was sampled then.
+    `rows`: sorted by child; `shares[update][token][choice]`: among samples, of what was sampled then.
     """
-    columns = list(dict.fromkeys(name.split()[0] for _, name, _ in tokens))  # a decision each; all inputs are one
-    height = min(1.7 * tokens[-1][0], 16)  # inches, for all layers
+    columns = list(dict.fromkeys(token.name.split()[0] for token in tokens))  # a decision each; all inputs are one
+    height = min(1.7 * tokens[-1].layer, 16)  # inches, for all layers
     figure = Figure(figsize=(max(9, 1.9 * len(columns)), 3.6 + height))
     top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, height])
     figure.suptitle(title)
     draw_accuracies(top, rows, best)
-    draw_choices(bottom, columns, tokens, preferences)
+    draw_choices(bottom, columns, tokens, shares)
     return figure
 
 
@@ -114,20 +114,21 @@ def draw_accuracies(figure: SubFigure, rows: Sequence[dict], best: dict) -> None
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=6, fontsize="medium", handlelength=2)
 
 
-def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple], preferences: Sequence) -> None:
+def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[Token], shares: Sequence) -> None:
     """A cell for each layer and decision: the share of each choice over the updates."""
-    cells = figure.subplots(tokens[-1][0], len(columns), squeeze=False)  # sharing their axes takes far longer
-    last = max(1, len(preferences) - 1)
+    cells = figure.subplots(tokens[-1].layer, len(columns), squeeze=False)  # sharing their axes takes far longer
+    last = max(1, len(shares) - 1)
     tokens_of = {}  # for each cell its token, or those of all inputs
-    for t, (layer, name, _) in enumerate(tokens[: len(preferences[-1])]):  # no network was deeper than the latest
-        tokens_of.setdefault((layer, name.split()[0]), []).append(t)
+    for t, token in enumerate(tokens[: len(shares[-1])]):  # no network was deeper than the latest
+        tokens_of.setdefault((token.layer, token.name.split()[0]), []).append(t)
     for (layer, decision), drawn in tokens_of.items():
-        shares = np.array([[update[t] for t in drawn] for update in preferences if len(update) > drawn[-1]])
-        first = len(preferences) - len(shares)  # (updates, tokens, choices): fewer before the depth has grown
-        cell, choices = cells[layer - 1, columns.index(decision)], tokens[drawn[0]][2]
+        # (updates, tokens, choices): there are fewer updates with a layer that came as the depth grew
+        drawn_shares = np.array([[update[t] for t in drawn] for update in shares if len(update) > drawn[-1]])
+        first = len(shares) - len(drawn_shares)
+        cell, choices = cells[layer - 1, columns.index(decision)], tokens[drawn[0]].choices
         if decision == "input":  # a stripe for each earlier layer, the brighter the more often it is an input
             where = {"origin": "lower", "extent": (first, last, 0.5, layer - 0.5), "aspect": "auto"}
-            cell.imshow(shares[..., 1].T, cmap="gray", vmin=0, vmax=1, **where)
+            cell.imshow(drawn_shares[..., 1].T, cmap="gray", vmin=0, vmax=1, **where)
             cell.set_yticks([])
             for j in range(1, layer, 1 + layer // 8):  # there is room for so many labels
                 label = {"ha": "right", "va": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
@@ -136,7 +137,7 @@ def draw_choices(figure: SubFigure, columns: list[str], tokens: Sequence[tuple],
                 cell.set_title(decision, fontsize="medium")
         else:
             colors = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.9, len(choices)))
-            cell.stackplot(range(first, len(preferences)), 100 * shares[:, 0].T, colors=colors, labels=choices)
+            cell.stackplot(range(first, len(shares)), 100 * drawn_shares[:, 0].T, colors=colors, labels=choices)
             cell.set_ylim(0, 100)
             if layer == 1:  # all layers have the same choices
                 title = {"title": decision.replace("_", " "), "title_fontsize": "medium"}
@@ -213,8 +214,8 @@ def plot_architecture(architecture: Architecture, title: str) -> Figure:
     labels.append("classifier")
     arrows = [(j, end) for end, layer in enumerate(architecture.layers, start=1) for j in layer.inputs]
     arrows += [(j, len(labels) - 1) for j in architecture.outputs]
-    bends = [min(0.2 * (end - start), 1) for start, end in arrows if end > start + 1]  # arrows that pass by a box
-    half = 0.5 + max(bends, default=0)  # half the height
+    heights = [min(0.2 * (end - start), 1) for start, end in arrows if end > start + 1]  # arrows that pass by a box
+    half = 0.5 + max(heights, default=0)  # half the figure's height
     figure = Figure(figsize=(max(7, 1.3 * len(labels)), 2.4 * half))
     axes = figure.subplots()
     style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": {"boxstyle": "round", "fc": "0.93"}}

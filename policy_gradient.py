@@ -4,11 +4,14 @@
             theta <- a step of Adam along the mean, over the remembered a, of (R - tau log pi(a) - b) grad log pi(a)
             b     <- decay * b + (1 - decay) * mean of R - tau log pi(a)
 
-On the batch alone, with tau = 0 and rewards for ranks, this is the paper's update; with tau > 0 the mean of -log pi(a)
-estimates the policy's entropy, and tau is what it is worth. On all that is remembered the step lowers the mean of
-(R - tau log pi(a) - b)^2 / (2 tau), b and tau held constant, whichever policy drew a. That error is 0 if pi(a) =
-exp((R - b) / tau) for every a: the best are the most probable, and nothing is forgotten. It is the log-variance or
-trajectory-balance loss, or path consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al. 2017).
+With tau = 0, on the batch alone, and with the reward itself as R, this is the paper's update (`--paper`).
+
+With tau > 0 exploration is rewarded: the mean of -log pi(a) estimates the policy's entropy, tau is what it is worth.
+
+On all that is remembered, whichever policy drew a, the step lowers a squared error: the mean of
+(R - tau log pi(a) - b)^2 / (2 tau), b and tau held constant. It is 0 if pi(a) = exp((R - b) / tau) for every a: the
+best are the most probable, and nothing is forgotten. It is the log-variance or trajectory-balance loss, or path
+consistency (Richter et al. 2020, Malkin et al. 2022, Nachum et al. 2017).
 
     search = PolicyGradient(Controller(num_choices=[4, 4, 4]))
     for metrics in search.search(evaluate=sum, num_children=40):  # any function from actions to a reward
@@ -52,9 +55,10 @@ class PolicyGradient:
     entropy_weight: float = 0.7  # what a uniform policy's entropy is worth, in standard deviations of R
     baseline_decay: float = 0.5  # decay of the moving average b, per update
     reward_scale: str = "rank"  # R is the reward's rank among those so far, -1 worst to 1 best; "none": the reward
-    replay: int = 1000  # number of latest children that an update learns from; 0: only the batch, with repeats (§3.2)
+    replay: int = 1000  # number of latest children that an update learns from
+    # 0: as in §3.2. Only the batch, where repeats count; the rate is constant, and small spaces are not enumerated.
     patience: int = 2000  # samples in a row with nothing new after which a large space counts as searched
-    num_steps: Callable[[int], int | None] = lambda children: None  # the controller's steps, for growing depth; or all
+    num_steps: Callable[[int], int | None] = lambda children: None  # children asked for -> steps to sample; None: all
     allowed: Callable[[Actions], bool] | None = None  # other sequences are left out, without using budget
     seed: int = 0  # seed of the sampling
 
@@ -64,7 +68,7 @@ class PolicyGradient:
         self.rollout: Rollout | None = None  # the latest NUM_SAMPLES_DRAWN samples of the policy
         self.asked: dict[Actions, int] = {}  # what had to be evaluated, numbered in order
         self.refused: set[Actions] = set()  # what is not allowed
-        self.pending: deque[list[Actions]] = deque()  # sampled batches that were not told yet, the oldest first
+        self.pending: deque[list[Actions]] = deque()  # what `ask` sampled and was not told yet, the oldest first
         self.reward_of: dict[Actions, float] = {}  # what was told, in order; -inf: failed
         self.baseline = 0.0  # b
         self.updates = 0
@@ -73,34 +77,34 @@ class PolicyGradient:
 
     def search(self, evaluate: Callable[[Actions], float], num_children: int) -> Iterator[dict]:
         """Yield each update's metrics until `num_children` sequences are evaluated, or `stopped_early` says why not."""
-        pending: deque[list[Actions]] = deque()
-        while pending or not self.done(num_children):
-            while len(pending) <= self.update_lag and not self.done(num_children):
-                pending.append(self.ask(num_children))
-            batch = pending.popleft()
+        batches: deque[list[Actions]] = deque()
+        while batches or not self.done(num_children):
+            while len(batches) <= self.update_lag and not self.done(num_children):
+                batches.append(self.ask(num_children))
+            batch = batches.popleft()
             yield self.tell(batch, [evaluate(actions) for actions in batch])
 
     @one_thread()
     def ask(self, num_children: float = math.inf) -> list[Actions]:
-        """Sample the next batch; returns what must be evaluated, which is allowed and was never asked for before.
+        """Sample; returns the next batch: what must be evaluated, is allowed and was never asked for before.
 
         Cut where `num_children` have been asked for. To evaluate in parallel, first ask for `update_lag` + 1 batches.
         """
-        batch: list[Actions] = []
-        new: list[Actions] = []
+        batch: list[Actions] = []  # what must be evaluated
+        sampled: list[Actions] = []  # the batch, and without replay also what was known
         for actions in self.candidates():
-            if len(batch) == self.children_per_update or len(self.asked) >= num_children:
+            if len(sampled) == self.children_per_update or len(self.asked) >= num_children:
                 break
             self.samples_without_new += 1
             if actions not in self.asked and self.is_allowed(actions):
                 self.samples_without_new = 0
                 self.asked[actions] = len(self.asked)
-                new.append(actions)
                 batch.append(actions)
+                sampled.append(actions)
             elif actions in self.asked and not self.replay:  # in the paper a known sequence is learned from again
-                batch.append(actions)
-        self.pending.append(batch)
-        return new
+                sampled.append(actions)
+        self.pending.append(sampled)
+        return batch
 
     def candidates(self) -> Iterator[Actions]:
         """Samples of the policy while they bring anything new; then, with replay, what is left of a small space."""
@@ -145,7 +149,7 @@ class PolicyGradient:
         -inf says that an evaluation failed. ValueError for NaN, and for another batch.
         """
         self.check_batch(batch, rewards)
-        sampled = self.pending.popleft()  # `batch`, and without replay also what was known
+        sampled = self.pending.popleft()
         for actions, reward in zip(batch, rewards, strict=True):
             self.reward_of[tuple(actions)] = float(reward)
         sampled_rewards = [self.reward_of[actions] for actions in sampled]
@@ -167,8 +171,8 @@ class PolicyGradient:
 
     def check_batch(self, batch: Sequence[Actions], rewards: Sequence[float]) -> None:
         """ValueError if these are not the oldest pending batch and its rewards."""
-        oldest = self.pending[0] if self.pending else []
-        expected = [actions for actions in dict.fromkeys(oldest) if actions not in self.reward_of]
+        sampled = self.pending[0] if self.pending else []
+        expected = [actions for actions in dict.fromkeys(sampled) if actions not in self.reward_of]
         if not self.pending or list(map(tuple, batch)) != expected or len(rewards) != len(expected):
             raise ValueError("tell() takes the oldest batch that was asked for and not told, and all its rewards")
         if not all(reward < math.inf for reward in rewards):
@@ -195,8 +199,8 @@ class PolicyGradient:
 
         tau = entropy_weight * std(R) / log N, where N is the number of sequences that are as long.
         """
-        neighbours = [list(same_length) for _, same_length in groupby(batch, key=len)]  # each is scored at once
-        log_prob = torch.cat([self.controller(torch.tensor(some)).log_prob.sum(1) for some in neighbours])
+        runs = [list(same_length) for _, same_length in groupby(batch, key=len)]  # in a row, so that the order stays
+        log_prob = torch.cat([self.controller(torch.tensor(run)).log_prob.sum(1) for run in runs])  # a run at once
         choices = [self.controller.token_choices()[: len(actions)] for actions in batch]
         log_n = [sum(map(math.log, each)) or 1.0 for each in choices]  # 1 where there is one sequence only
         spread = self.scaled(self.reward_of.values()).std(correction=0)
@@ -212,7 +216,8 @@ class PolicyGradient:
         ordered = known.sort().values
         num_below = torch.searchsorted(ordered, chosen)
         num_up_to = torch.searchsorted(ordered, chosen, right=True)
-        return (num_below + num_up_to).double() / len(ordered) - 1  # equal rewards get the middle of their ranks
+        rank = (num_below + num_up_to).double() / 2  # the middle of the ranks of equal rewards
+        return 2 * rank / len(ordered) - 1
 
     @torch.no_grad()
     def ranking(self, rewards: dict[Actions, Sequence[float]]) -> list[Actions]:

@@ -72,7 +72,7 @@ def compare(run: Evaluation, kept: Finals, train: Callable[[Sequence[Job]], list
     finals, rows = iter(train(jobs)), []
     for name, group in groups.items():
         if group:
-            rows.append(describe(name, group, [next(finals) for _ in group], run.data, kept))
+            rows.append(print_group(name, group, [next(finals) for _ in group], run.data, kept))
         else:
             print(f"  {name}: none is possible on these images, within the limits")
     return rows
@@ -118,8 +118,8 @@ def recipes_of_the_same_time(run: Evaluation, kept: Finals) -> dict[str, Recipe]
     return {name: replace(adam, epochs=epochs[name]) for name in READY_MADE}
 
 
-def describe(name: str, jobs: Sequence[Job], finals: Sequence[dict], data: Data, kept: Finals) -> dict:
-    """A group's row in evaluation.json; prints it."""
+def print_group(name: str, jobs: Sequence[Job], finals: Sequence[dict], data: Data, kept: Finals) -> dict:
+    """Print a group's test accuracies; returns its row in evaluation.json."""
     row = {"name": name, "architectures": list(dict.fromkeys(str(job.network) for job in jobs))}
     row["epochs"] = jobs[0].recipe.epochs
     row["parameters"] = statistics.fmean(parameters_of(job.network, data) for job in jobs)
@@ -162,9 +162,11 @@ def random_actions(space: SearchSpace, accept: Callable[[Architecture], bool], s
     """Distinct sequences of actions, uniform among the accepted networks; fewer than ten if those are rare."""
     generator, found = torch.Generator().manual_seed(seed), {}
     for _ in range(100 * RANDOM_NETWORKS):
-        draw = [torch.randint(len(choices), (), generator=generator).item() for *_, choices in space.tokens]
-        if len(found) < RANDOM_NETWORKS and accept(space.decode(draw)):
+        draw = [torch.randint(len(token.choices), (), generator=generator).item() for token in space.tokens]
+        if accept(space.decode(draw)):
             found[tuple(draw)] = None
+        if len(found) == RANDOM_NETWORKS:
+            break
     return list(found)
 
 
@@ -178,6 +180,6 @@ def largest(space: SearchSpace, start: Sequence[tuple[int, ...]], size: Callable
     actions, before = max(start, key=parameters), None
     while actions != before:
         before = actions
-        for t, (*_, choices) in enumerate(space.tokens):
-            actions = max(((*actions[:t], a, *actions[t + 1 :]) for a in range(len(choices))), key=parameters)
+        for t, token in enumerate(space.tokens):
+            actions = max(((*actions[:t], a, *actions[t + 1 :]) for a in range(len(token.choices))), key=parameters)
     return space.decode(actions)

@@ -139,7 +139,8 @@ def show(run: Run, search: PolicyGradient, rows: dict, ranking: list[dict], cloc
     majority = f"majority class alone {data.held_out.labels.bincount().max().item() / n:.2%}"
     print(f"each accuracy       of {n:,} validation images: steps of {100 / n:.2f} points; {majority}")
     print_rare_class(data, noise)
-    print(f"noise               differences below {200 * noise:.2f} points between two networks are not significant")
+    significant = 100 * 2 * noise  # two standard deviations, in points
+    print(f"noise               differences below {significant:.2f} points between two networks are not significant")
     if finalists:
         network = NETWORK.format(both="", **smallest(finalists, noise))
         print(f"smallest as good    {network} (a finalist, within {100 * noise:.2f} points of the best)")

@@ -8,7 +8,7 @@ assert architecture == parse_architecture("k5f16p0-k5f32p1")
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 ANCHOR_POINT = ("inputs", ())  # the decision that ends a layer: which earlier layers are its inputs (§3.3)
 
@@ -52,12 +52,20 @@ class Architecture:
         return replace(self, layers=tuple(layers), extra_filters=self.extra_filters + extra_filters)
 
 
+class Token(NamedTuple):
+    layer: int  # from 1
+    name: str  # the decision; at an anchor point `input 1`, `input 2`, ...
+    choices: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """All architectures of up to `num_layers` layers.
 
     A space below adds what a layer is: `choices` and `decisions`, the function `layer` from values to a `Layer`,
-    `pattern` to read its text form, and `hidden` of its architectures.
+    `pattern` to read its text form, and `hidden` of its architectures. A new one also needs its place in the first line
+    of `parse_architecture`, in `space_of` and `space_around` of settings.py, in --space, and in
+    `plots.plot_architecture`.
     """
 
     num_layers: int = 2
@@ -73,26 +81,26 @@ class SearchSpace:
         return [len(choices) for _, choices in self.decisions] * self.num_layers
 
     @property
-    def tokens(self) -> list[tuple[int, str, tuple[int, ...]]]:
-        """Layer (from 1), name and choices of each of the T tokens; an anchor point's are `input 1`, `input 2`, ..."""
+    def tokens(self) -> list[Token]:
+        """The T tokens of the deepest networks, in the controller's order."""
         tokens = []
         for layer in range(1, self.num_layers + 1):
-            tokens += [(layer, *decision) for decision in self.decisions if decision != ANCHOR_POINT]
-            tokens += [(layer, f"input {j}", (0, 1)) for j in range(1, layer) if ANCHOR_POINT in self.decisions]
+            tokens += [Token(layer, *decision) for decision in self.decisions if decision != ANCHOR_POINT]
+            tokens += [Token(layer, f"input {j}", (0, 1)) for j in range(1, layer) if ANCHOR_POINT in self.decisions]
         return tokens
 
     def decode(self, actions: Sequence[int]) -> Architecture:
         """The architecture that T choice indices describe; the first tokens alone describe a shallower one."""
         values_of: dict[int, dict[str, int]] = {}  # for each layer, from 1, the values of its tokens
-        for (layer, name, choices), action in zip(self.tokens[: len(actions)], actions, strict=True):
-            values_of.setdefault(layer, {})[name] = choices[action]
+        for token, action in zip(self.tokens[: len(actions)], actions, strict=True):
+            values_of.setdefault(token.layer, {})[token.name] = token.choices[action]
         for layer in self.pooled_layers(len(values_of)):
             values_of[layer]["pool"] = True
         layers = tuple(self.layer(number, values) for number, values in values_of.items())
         return Architecture(layers, self.hidden)
 
     def pooled_layers(self, num_layers: int) -> list[int]:
-        """The layers, from 1, of a network of this depth after which the space puts a max-pooling: none."""
+        """The layers, from 1, whose values get `pool`: none, as a space may pool by itself, like SmallSpace."""
         return []
 
 
@@ -140,7 +148,7 @@ class PaperSpace(SearchSpace):
     @property
     def decisions(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The decisions of one layer in the order in which the controller makes them."""
-        chosen = (item for item in self.choices.items() if self.strides or "stride" not in item[0])
+        chosen = ((name, choices) for name, choices in self.choices.items() if self.strides or "stride" not in name)
         return (*chosen, ANCHOR_POINT)
 
     def pooled_layers(self, num_layers: int) -> list[int]:

@@ -140,7 +140,8 @@ def space_of(flags: dict, num_layers: int) -> SearchSpace:
 def space_around(network: Architecture, searched: dict) -> SearchSpace:
     """The space of a network, as deep as it is; `searched` are the settings of its search, empty if there was none."""
     pooling = sum(layer.pool for layer in network.layers)
-    flags = {"space": "small" if network.hidden else "paper", "strides": "s" in str(network), "pooling": pooling}
+    strides = any(layer.conv.get("stride", (1, 1)) != (1, 1) for layer in network.layers)
+    flags = {"space": "small" if network.hidden else "paper", "strides": strides, "pooling": pooling}
     return space_of(searched if searched.get("space") == flags["space"] else flags, len(network.layers))
 
 

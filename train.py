@@ -30,7 +30,7 @@ import policy_gradient
 import report
 import settings
 import utils
-from evaluation import EVALUATION, evaluate
+from evaluation import EVALUATION_RECIPE, evaluate
 from model import MIN_STEPS, PAPER_RECIPE, ImpossibleNetwork, Recipe, on_device, size_or_none, train_child
 from policy_gradient import PolicyGradient
 from search_space import Architecture, parse_architecture
@@ -54,14 +54,18 @@ FILES = ("children.jsonl", "finalists.jsonl", "best.json", "controller.pt", "tim
 def generate(args: argparse.Namespace) -> None:
     """Search for an architecture (§3), going on where an earlier run in the same folder stopped.
 
+    To go on it samples and learns again from the seed, but finds the rewards in the ledger. It does not read
+    controller.pt.
+
     What happens to one network:
 
-        generate            samples it from the controller, which later learns from its reward
+        generate            samples it from the controller
         train_and_record    in a thread: takes its row from the ledger, or has it trained and writes the row
         attempt             gives it the accuracy 0 if its training fails
         workers.run         sends it to a worker process
         search_child        in that process: gets the images, and returns the validation accuracy
         model.train_child   makes the network and trains it
+        search.tell         learns from the rewards, those of the oldest batch first
     """
     clock = utils.Clock(args.run_dir / "time.json")
     run = settings.make_run(args)
@@ -80,11 +84,12 @@ def generate(args: argparse.Namespace) -> None:
             while len(pending) <= args.update_lag and not search.done(args.num_children):
                 update = search.updates + len(pending)  # the one that will learn from this batch
                 batch = search.ask(args.num_children)  # §3.1: the controller writes architectures
-                rows = [describe(run, search.asked[actions], update, actions) for actions in batch]
-                pending.append((batch, [submit(row, ledger) for row in rows]))  # §3.2: the new ones are trained
+                new_rows = [new_row(run, search.asked[actions], update, actions) for actions in batch]
+                pending.append((batch, [submit(row, ledger) for row in new_rows]))  # §3.2: the new ones are trained
             batch, trainings = pending.popleft()
-            rewards = [row["reward"] for row in wait_for(trainings, ledger, progress.bar)]
-            progress.show(search, search.tell(batch, rewards))  # §3.2: REINFORCE
+            rows = wait_for(trainings, ledger, progress.bar)
+            metrics = search.tell(batch, [row["reward"] for row in rows])  # §3.2: REINFORCE
+            progress.show(search, metrics)
             if len(ledger.rows) > num_before:
                 clock.count(workers.num_workers)
                 clock.save()
@@ -101,7 +106,7 @@ def generate(args: argparse.Namespace) -> None:
     report.draw(run, ledger.rows, ranking, progress.shares)
 
 
-def describe(run: Run, child: int, update: int, actions: Sequence[int], *purpose: str) -> dict:
+def new_row(run: Run, child: int, update: int, actions: Sequence[int], *purpose: str) -> dict:
     """What is known of a child before it is trained: the first part of its ledger row."""
     architecture = str(run.space.decode(actions))
     row = {"child": child, "update": update, "actions": list(actions), "architecture": architecture}
@@ -144,6 +149,7 @@ def attempt(run: Run, workers: Workers | Cluster, architecture: str, seed: int) 
     try:
         return workers.run(search_child, parse_architecture(architecture), run.recipe, seed, run.device)
     except (TaskFailed, ImpossibleNetwork) as error:
+        # 0, not -inf: it is recorded as an accuracy, and no reward is lower.
         failed = {"val_accuracy": 0.0, "parameters": 0, "flops": 0, "seconds": time.perf_counter() - started}
         return failed | {"error": str(error)}
 
@@ -172,16 +178,17 @@ def train_finalists(run: Run, search: PolicyGradient, rows: dict, submit: Callab
     if not finalists:
         return ranking, False
     ledger = utils.Ledger(run.args.run_dir / "finalists.jsonl")
-    todo = [describe(run, row["child"], row["update"], row["actions"], "finalist") for row in finalists]
+    todo = [new_row(run, row["child"], row["update"], row["actions"], "finalist") for row in finalists]
     known, new = len(ledger.rows), sum(ledger.find(row) is None for row in todo)
-    shown = {} if new else {"disable": True}  # otherwise TQDM_DISABLE decides
+    shown = {} if new else {"disable": True}  # disable=False would override TQDM_DISABLE
     with ledger.file, tqdm(total=known + new, initial=known, unit="finalist", dynamic_ncols=True, **shown) as bar:
         trained_again = wait_for([submit(row, ledger) for row in todo], ledger, bar)
     for finalist, again in zip(finalists, trained_again, strict=True):
         finalist["seconds"] += again["seconds"]
         if "error" not in again:
             finalist["val_accuracies"].append(again["val_accuracy"])
-            finalist |= {key: (finalist[key] + again[key]) / 2 for key in ("val_accuracy", "reward")}
+            for key in ("val_accuracy", "reward"):
+                finalist[key] = (finalist[key] + again[key]) / 2
     return ranked(search, finalists), bool(new)
 
 
@@ -270,7 +277,8 @@ def make_parser() -> Parser:
     add("--architecture", type=architecture_from_text,
         help="a network, as k5f16p0-k5f32p1 (default: the best of the search)")
     add("--eval_epochs", type=positive,
-        help=f"epochs of evaluate's trainings (default: {EVALUATION.epochs:g}, or the search's if more; paper: 50)")
+        help="epochs of evaluate's trainings "
+             f"(default: {EVALUATION_RECIPE.epochs:g}, or the search's if more; paper: 50)")
     add("--num_seeds", type=count, default=4, help="trainings with different seeds, to average over")
     add("--extra_filters", type=number(int, 0, 1000), default=0,
         metavar="N", help="N more filters in each layer of the network (paper: 40, for its best result)")
@@ -300,7 +308,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         args.child_epochs = args.child_epochs or (PAPER_RECIPE if args.child_recipe == "paper" else Recipe).epochs
     shallow = settings.make_space(argparse.Namespace(**vars(args) | {"layers_step": 0}))
     deepest = settings.depth(args, args.num_children - 1)
-    few = math.prod(len(choices) for *_, choices in shallow.tokens) < args.layers_every
+    few = math.prod(len(token.choices) for token in shallow.tokens) < args.layers_every
     contradictions = {
         "image_size: only your own images are resized": args.image_size and args.dataset in datasets.BUILT_IN,
         "strides: only --space paper has them": args.strides and args.space != "paper",
@@ -314,8 +322,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "use_cuda: with --cluster say how much of a GPU a child gets, as --gpus_per_child 0.25":
             args.cluster and args.use_cuda and not args.gpus_per_child,
     }  # fmt: skip
-    for message in (message for message, wrong in contradictions.items() if wrong):
-        parser.error(f"argument --{message}")
+    found = [message for message, wrong in contradictions.items() if wrong]
+    if found:
+        parser.error(f"argument --{found[0]}")
     args.run_dir = args.run_dir or utils.default_run_dir(datasets.short_name(args.dataset), args.strategy)
     return args
 

@@ -102,7 +102,7 @@ def child_seed(run_seed: int, architecture: str, *purpose: object) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As fast beside other work as alone, and the same sums on every machine."""
+    """Let PyTorch use one thread inside: as fast beside other work as alone, and the same sums on every machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -335,7 +335,7 @@ def read_ledger(path: Path) -> tuple[dict[int, dict], int]:
 
 
 class Ledger:
-    """children.jsonl open for appending: one row per distinct child, the only state that a resume needs."""
+    """children.jsonl or finalists.jsonl, open for appending: one row per child, all that a search needs to go on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -383,8 +383,9 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
         if trained:
             check_unchanged(folder, config, before)
         for file in (ledger_file, folder / "finalists.jsonl"):  # a damaged one stops here, with nothing written yet
-            for child in (n for n in read_ledger(file)[0] if not 0 <= n < config["num_children"]):
-                raise InputError(f"{file}: child {child} is none of this search: choose another --run_dir")
+            foreign = [child for child in read_ledger(file)[0] if not 0 <= child < config["num_children"]]
+            if foreign:
+                raise InputError(f"{file}: child {foreign[0]} is none of this search: choose another --run_dir")
         this_run = {key: value for key, value in config.items() if key != "settings"}
         this_run["started"] = datetime.now().isoformat(timespec="seconds")
         write_json(config_file, config | {"runs": [*before["runs"], this_run]})
@@ -396,7 +397,8 @@ def open_run(folder: Path, config: dict) -> Iterator[Ledger]:
 def check_unchanged(folder: Path, config: dict, before: dict) -> None:
     """InputError if the search in a folder, with the configuration `before`, can't go on with this one."""
     now = json.loads(json.dumps(config["settings"])) | {"num_children": config["num_children"]}
-    then = before["settings"] | {"num_children": max(config["num_children"], before["num_children"])}  # may be raised
+    # More children are allowed, fewer are not.
+    then = before["settings"] | {"num_children": max(config["num_children"], before["num_children"])}
     if now.get("version") != then.get("version"):
         other = f"a search of version {then.get('version', '1.0')} of this program, which version {VERSION}"
         raise InputError(f"{folder} holds {other} can't continue: choose another --run_dir")

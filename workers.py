@@ -48,9 +48,9 @@ class Workers(ThreadPoolExecutor):
     def __init__(self, num_workers: int, shared: Any = None, timeout: float | None = None, device: str = "cpu") -> None:
         self.num_workers, self.shared, self.device = num_workers, shared, device
         self.timeout = timeout  # seconds for one task, not counting the start of its process
-        self.starting = threading.Lock()  # no process is started once `closing` is set
+        self.start_lock = threading.Lock()  # no process is started once `closing` is set
         self.closing = False
-        self.slot = threading.local()
+        self.slot = threading.local()  # its `worker`: a thread's process and the pipe to it
         # A blocked SIGINT is inherited by the processes: Ctrl-C is the main process's business alone. The tracker must
         # be there before, because the thread that starts it has SIGINT unblocked by that.
         resource_tracker.ensure_running()
@@ -67,10 +67,10 @@ class Workers(ThreadPoolExecutor):
                 succeeded, result = pipe.recv()
             except TaskFailed:
                 process.kill()
-                self.slot.process = None
+                self.slot.worker = None
                 raise
             except (EOFError, ConnectionError):  # the process died
-                self.slot.process = None
+                self.slot.worker = None
             else:
                 if succeeded:
                     return result
@@ -90,17 +90,17 @@ class Workers(ThreadPoolExecutor):
 
     def _process(self) -> tuple[BaseProcess, Connection]:
         """This thread's process and the pipe to it, started if there is none; OSError if none can be started."""
-        if getattr(self.slot, "process", None) is not None:
-            return self.slot.process
+        if getattr(self.slot, "worker", None) is not None:
+            return self.slot.worker
         for _ in range(ATTEMPTS):
             with contextlib.suppress(EOFError, ConnectionError):  # it died before it was ready
-                self.slot.process = self._start()
-                return self.slot.process
+                self.slot.worker = self._start()
+                return self.slot.worker
         raise ChildProcessError("no worker process can be started, perhaps for lack of memory: try fewer --workers")
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         """A new process that waits for tasks, and the pipe to it."""
-        with self.starting:
+        with self.start_lock:
             if self.closing:
                 raise CancelledError
             spawn = multiprocessing.get_context("spawn")
@@ -114,7 +114,7 @@ class Workers(ThreadPoolExecutor):
 
     def __exit__(self, *_: Any) -> None:
         """Drop what is waiting, kill what is running, leave no process behind."""
-        with self.starting:
+        with self.start_lock:
             self.closing = True
             processes = multiprocessing.active_children()
         self.shutdown(wait=False, cancel_futures=True)
@@ -186,6 +186,9 @@ class Cluster(ThreadPoolExecutor):
         self.ray.shutdown()
 
 
+_shared: Any = None  # what all tasks of a worker process share
+
+
 def _call_on_node(shared: list, timeout: float | None, device: str, function: Callable, args: tuple) -> Any:
     """Runs in a process of a Ray cluster, which keeps `shared` for its next task."""
     global _shared
@@ -204,9 +207,6 @@ def _call_on_node(shared: list, timeout: float | None, device: str, function: Ca
         return _call(function, args)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-_shared: Any = None  # what all tasks of a worker process share
 
 
 def _serve(pipe: Connection, shared: Any, device: str) -> None:

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.common import RESULTS, input_errors, load_data, read, read_rows, table, train_missing
-from evaluation import EVALUATION
+from evaluation import EVALUATION_RECIPE
 from references import parameters_of, seconds_of_a_step
 from search_space import parse_architecture
 from utils import ROOT, child_seed, environment, read_json, write_json
@@ -39,7 +39,7 @@ def search(layers: int, seed: int) -> Path:
 @input_errors()
 def train() -> None:
     """Train the picks that the file lacks, all of them for the time of 8 epochs of the first one."""
-    done, data, recipe = read_rows(FILE, "layers"), load_data(DATASET)[0], replace(EVALUATION, flip=True)
+    done, data, recipe = read_rows(FILE, "layers"), load_data(DATASET)[0], replace(EVALUATION_RECIPE, flip=True)
     missing = [key for key in product(DEPTHS, range(SEEDS)) if (str(key[0]), key[1]) not in done]
     folders = {key: search(*key) for key in ((DEPTHS[0], 0), *missing) if missing}
     texts = {key: read_json(folder / "best.json")["architecture"] for key, folder in folders.items()}

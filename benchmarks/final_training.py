@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.common import RESULTS, input_errors, read, read_rows, table, train_missing
 from datasets import SAME_IN_A_MIRROR
-from evaluation import EVALUATION
+from evaluation import EVALUATION_RECIPE
 from model import Child, Recipe
 from search_space import Architecture, parse_architecture
 from utils import child_seed, environment, write_json
@@ -56,7 +56,7 @@ def with_average(image_shape: tuple[int, int, int], num_classes: int) -> WithAve
 def trainings(dataset: str) -> dict[str, tuple[str | Architecture | Callable, Recipe, bool]]:
     """What is tried on a data set: a network, a recipe, and whether it is judged from both sides."""
     mirrored = dataset in SAME_IN_A_MIRROR
-    base = replace(EVALUATION, flip=mirrored)
+    base = replace(EVALUATION_RECIPE, flip=mirrored)
     tried = {epochs(n): (TWO, replace(base, epochs=n)) for n in EPOCHS[dataset]}
     tried |= {"no shifts": (TWO, replace(base, shift=0)), "shifts by 2": (TWO, replace(base, shift=2))}
     tried["no label smoothing"] = (TWO, replace(base, label_smoothing=0))

@@ -84,8 +84,8 @@ def make_child(actions: list[int]) -> nn.Module:
 def train_child(child: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Train a network once through its images, and return its accuracy on those held out: never on test images."""
     optimizer = torch.optim.Adam(child.parameters(), lr=CHILD_LR)
-    train_images = HELD_OUT + torch.randperm(len(images) - HELD_OUT)[:TRAIN_IMAGES]
-    for batch in train_images.split(BATCH_SIZE):
+    chosen = HELD_OUT + torch.randperm(len(images) - HELD_OUT)[:TRAIN_IMAGES]
+    for batch in chosen.split(BATCH_SIZE):
         loss = nn.functional.cross_entropy(child(images[batch] / 255), labels[batch])
         optimizer.zero_grad()
         loss.backward()

@@ -16,7 +16,7 @@ import plots
 import references
 import train
 import utils
-from evaluation import EVALUATION, ProgressLine
+from evaluation import EVALUATION_RECIPE, ProgressLine
 from finals import Finals, Job
 from references import ReadyMade
 from search_space import PaperSpace, SmallSpace, parse_architecture
@@ -157,7 +157,7 @@ def test_a_complete_evaluation_is_replaced_by_one_with_other_settings(trainings,
     trainings.clear()
     train.main([*EVALUATE, "--num_seeds", "2"])
     assert len(trainings) == 2 and json.loads(RESULT.read_text())["recipe"] == json.loads(
-        json.dumps(finals.asdict(EVALUATION))
+        json.dumps(finals.asdict(EVALUATION_RECIPE))
     )
 
 
@@ -185,7 +185,7 @@ def test_references_go_on_with_the_times_that_were_measured(trainings, stop_afte
     (FOLDER / f"final-{references.STEPS}.json").unlink()  # then they are measured anew, and other trainings follow
     train.main([*EVALUATE, *flags])
     assert [training["text"] for training in trainings[1:]] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2
-    assert {training["recipe"].epochs for training in trainings[1:]} == {EVALUATION.epochs / 9}
+    assert {training["recipe"].epochs for training in trainings[1:]} == {EVALUATION_RECIPE.epochs / 9}
 
 
 def test_two_evaluations_never_share_a_folder(trainings, capsys):  # noqa: F811
@@ -259,7 +259,7 @@ def test_the_time_is_that_of_all_runs(trainings, stop_after, monkeypatch):  # no
 
 def test_the_progress_line_says_when_the_last_training_ends():
     """Five trainings, one of them from before, on two processes: four are left, two after two."""
-    jobs, images = [Job(parse_architecture(NETWORK), EVALUATION, seed) for seed in range(5)], 8 * 640
+    jobs, images = [Job(parse_architecture(NETWORK), EVALUATION_RECIPE, seed) for seed in range(5)], 8 * 640
     progress = torch.zeros(5, 2, dtype=torch.float64)
     with ProgressLine(jobs, [{}, None, None, None, None], 650, 2) as line:
         assert (line.total, line.initial) == (3 * images, images)

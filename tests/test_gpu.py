@@ -24,7 +24,7 @@ import workers
 from model import PAPER_RECIPE, Child, Graphed, Recipe, on_device, one_cycle, summarize, train_child, training_steps
 
 RECIPES = {
-    "Muon": replace(evaluation.EVALUATION, batch_size=16, epochs=3, flip=True),
+    "Muon": replace(evaluation.EVALUATION_RECIPE, batch_size=16, epochs=3, flip=True),
     "Adam": Recipe(batch_size=16, epochs=3, optimizer="adam"),
     "SGD": replace(PAPER_RECIPE, batch_size=16, epochs=3, best_of=1),
 }

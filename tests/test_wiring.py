@@ -29,7 +29,7 @@ import train
 import utils
 from controller import Controller
 from datasets import Data, Images, Preparation
-from evaluation import EVALUATION
+from evaluation import EVALUATION_RECIPE
 from finals import Job
 from model import (
     MIN_STEPS,
@@ -143,7 +143,7 @@ def test_a_final_training_uses_all_training_images_and_is_measured_on_the_test_i
     for training in trainings:
         assert torch.equal(training["data"].train.labels, torch.arange(60_000))
         assert training["data"].held_out.labels.tolist() == [TEST_LABEL] * 100
-        assert training["recipe"] == EVALUATION and training["text"] == "k3f8p0"
+        assert training["recipe"] == EVALUATION_RECIPE and training["text"] == "k3f8p0"
     result = json.loads(Path("run/evaluation-k3f8p0.json").read_text())
     accuracies = [0.5 + training["seed"] % 997 / 2000 for training in trainings]
     assert result["top1"] == accuracies and result["top1_mean"] == pytest.approx(sum(accuracies) / 3)
@@ -249,7 +249,8 @@ def test_the_recipe_of_the_flags_reaches_the_children(trainings, flags, recipe):
     assert config["settings"]["recipe"]["epochs"] == recipe.epochs
     trainings.clear()
     train.main(["--mode", "evaluate", "--eval_epochs", "7", "--num_seeds", "1", *flags[: 2 * ("paper" in flags)]])
-    assert trainings[0]["recipe"] == replace(PAPER_RECIPE if "paper" in flags else EVALUATION, epochs=7, best_of=1)
+    recipe = PAPER_RECIPE if "paper" in flags else EVALUATION_RECIPE
+    assert trainings[0]["recipe"] == replace(recipe, epochs=7, best_of=1)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_the_recipe_of_the_flags_reaches_the_children(trainings, flags, recipe):
 def test_images_are_mirrored_where_a_flag_the_search_or_the_data_set_says_so(dataset, flag, of_search, mirrored):
     args = argparse.Namespace(child_recipe="fast", dataset=dataset, eval_epochs=8, mirror=flag, precision="float32")
     recipe = evaluation.final_recipe(args, {} if of_search is None else {"mirror": of_search}, None)
-    assert recipe == replace(EVALUATION, flip=mirrored, best_of=1)
+    assert recipe == replace(EVALUATION_RECIPE, flip=mirrored, best_of=1)
     assert evaluation.judged_from_both_sides(recipe) == mirrored
 
 
@@ -280,7 +281,7 @@ def test_the_papers_recipe_mirrors_unless_a_flag_forbids_it(flag, flip):
     assert not evaluation.judged_from_both_sides(expected)
 
 
-@pytest.mark.parametrize("recipe", [EVALUATION, replace(EVALUATION, flip=True), PAPER_RECIPE])
+@pytest.mark.parametrize("recipe", [EVALUATION_RECIPE, replace(EVALUATION_RECIPE, flip=True), PAPER_RECIPE])
 def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypatch, recipe):
     """Its accuracies, confusions and what is exported agree; the paper's networks are judged from one side."""
     torch.manual_seed(0)
@@ -292,7 +293,7 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
     child.eval()
     monkeypatch.setattr(evaluation, "train_child", lambda *_: TrainedChild(child, *one_side, 0.0))
     data = Data(images, images, 10, PREPARATION)
-    job = Job(parse_architecture("k3f8p0"), recipe, 0, weights=True)
+    job = Job(parse_architecture("k3f8p0"), recipe, 0, keep_weights=True)
     final = evaluation.final_child((data, torch.zeros(1, 2)), 0, job, "cpu")
     saved = torch.load(io.BytesIO(final["saved"]), weights_only=True)
     assert saved["both_sides"] == (recipe.flip and recipe != PAPER_RECIPE)
@@ -638,8 +639,8 @@ def test_networks_above_the_limits_are_not_trained(trainings, capsys):
     assert len(sizes) == len(some["top1"]) == 10 and all(size["parameters"] <= 60_000 for size in sizes.values())
     assert some["architectures"] == texts[-14:-4] and "random networks" in capsys.readouterr().out
     assert texts[-4:] == ["resnet18"] * 2 + ["mobilenet_v3_small"] * 2 and resnet["parameters"] == 11_181_642
-    assert lenet["epochs"] == some["epochs"] == EVALUATION.epochs
-    assert resnet["epochs"] == mobile["epochs"] == EVALUATION.epochs / 2  # a step takes twice the time
+    assert lenet["epochs"] == some["epochs"] == EVALUATION_RECIPE.epochs
+    assert resnet["epochs"] == mobile["epochs"] == EVALUATION_RECIPE.epochs / 2  # a step takes twice the time
 
 
 def test_limits_that_nothing_meets_are_one_line(trainings, capsys):
