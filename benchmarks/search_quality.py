@@ -187,7 +187,7 @@ METHODS: dict[str, tuple[Callable, dict]] = {  # by the names in the files of re
     f"regularised evolution, {PENDING} under way": (run_baseline, {"method": Evolution, "pending": PENDING}),
     f"local search, {PENDING} under way": (run_baseline, {"method": LocalSearch, "pending": PENDING}),
     f"TPE, {PENDING} under way": (run_baseline, TPE | {"constant_liar": True, "pending": PENDING}),
-    "sequential controller": (policy_gradient, {"children_per_update": 1, "update_lag": 0}),  # one pending, as the next ones
+    "sequential controller": (policy_gradient, {"children_per_update": 1, "update_lag": 0}),  # like the next ones
     "regularised evolution, 10 and 3": (run_baseline, {"method": Evolution, "sample": 3}),
     "regularised evolution, 10 and 5": (run_baseline, {"method": Evolution}),
     "local search": (run_baseline, {"method": LocalSearch}),
