@@ -368,15 +368,24 @@ def test_what_is_said_of_nasbench201_is_so():
 
 def test_what_is_said_of_cifar10_beside_random_search_is_so():
     """The picks are level, and the controller's children are better, in each pair of searches."""
-    picks = {"": [], "-random": []}
+    picks, leads = {"": [], "-random": []}, []
     for seed in ("", "-seed1", "-seed2"):
         late = {}
         for method, accuracies in picks.items():
             search = f"cifar10-paper{method}{seed}"
             accuracies.append(read(search, "best.json")["val_accuracy"])
             late[method] = statistics.fmean(children_of(search)[-30:])
-        assert late[""] > late["-random"]
+        leads.append(100 * (late[""] - late["-random"]))
+    assert f"by {min(leads):.1f} to {max(leads):.1f} points" in " ".join(TEXT["cifar10.md"].split())
     assert abs(statistics.fmean(picks[""]) - statistics.fmean(picks["-random"])) < 0.002
+
+
+def test_what_is_said_of_cifar10s_final_training_is_so():
+    final = read("cifar10-paper", "evaluation.json")
+    assert f"Two cores reach {1 - final['top1_mean']:.1%} test error in an hour" in TEXT["cifar10.md"]
+    search, training = read("cifar10-paper", "time.json")["wall"] / 60, final["seconds"] / 60
+    assert f"The paper's space: {search:.0f} and {training:.0f} minutes" in TEXT["cifar10.md"]
+    assert f"| {search:.0f} min | {training:.0f} min | {final['top1_mean']:.2%} |" in TEXT["README.md"]
 
 
 def test_the_noise_of_a_single_search_is_that_of_its_report():

@@ -1,0 +1,52 @@
+"""How is the network that a search on CIFAR-10 returned best trained in the end? Chosen on validation images.
+
+    python -m benchmarks.cifar10_final      about three hours on two cores; goes on where it stopped
+
+The network is that of results/cifar10-paper. Each training is on the 45,000 images of a search, and its accuracy is the
+mean over both sides of the 5,000 validation images; the accuracy on the test images stands beside, and chooses nothing.
+Writes results/cifar10_final.csv, a row for each training.
+"""
+
+from dataclasses import replace
+
+from benchmarks.common import RESULTS, input_errors, read, read_rows, train_missing
+from evaluation import EVALUATION_RECIPE
+from search_space import parse_architecture
+from utils import child_seed
+
+FILE = RESULTS / "cifar10_final.csv"
+COLUMNS = ("change", "architecture", "seed", "val_accuracy", "test_accuracy", "seconds", "instruction_set")
+SEEDS = (0, 1)
+BASE = replace(EVALUATION_RECIPE, epochs=16, flip=True, precision="bfloat16")
+CHANGES = {
+    "shifts by 1": BASE,  # the program's
+    "shifts by 2": replace(BASE, shift=2),
+    "shifts by 4": replace(BASE, shift=4),  # the paper's
+    "half the learning rates": replace(BASE, lr=BASE.lr / 2, filter_lr=BASE.filter_lr / 2),
+    "twice the learning rates": replace(BASE, lr=2 * BASE.lr, filter_lr=2 * BASE.filter_lr),
+    "no label smoothing": replace(BASE, label_smoothing=0.0),
+    "32 epochs, shifts by 2": replace(BASE, epochs=32, shift=2),
+    "40 more filters, shifts by 2": replace(BASE, shift=2),
+}
+EXTRA_FILTERS = {"40 more filters, shifts by 2": 40}
+
+
+@input_errors()
+def main() -> None:
+    text = read("cifar10-paper", "best.json")["architecture"]
+    done = read_rows(FILE, "change", "architecture")
+    jobs = {}
+    for seed in SEEDS:
+        for change, recipe in CHANGES.items():
+            network = parse_architecture(text).widened(EXTRA_FILTERS.get(change, 0))
+            key = (change, text, seed)
+            if key not in done:
+                jobs[key] = (network, recipe, child_seed(seed, text), True)
+    if jobs:
+        train_missing(FILE, COLUMNS, "CIFAR10", jobs)
+    for (change, _, seed), row in read_rows(FILE, "change", "architecture").items():
+        print(f"{change:<30} seed {seed}   validation {float(row['val_accuracy']):.2%}   {float(row['seconds']):.0f} s")
+
+
+if __name__ == "__main__":
+    main()
