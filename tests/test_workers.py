@@ -3,6 +3,8 @@
 import errno
 import multiprocessing
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -156,3 +158,18 @@ def test_leaving_kills_what_is_running():
             time.sleep(0.05)
     assert waiting.cancelled() and multiprocessing.active_children() == []
     assert time.monotonic() - started < 60  # not 600: the sleeper was not waited for
+
+
+def faults_of_large_blocks(_: object) -> int:
+    """Pages of memory that twenty blocks of 40 MB, each freed before the next, make a process ask for."""
+    torch.ones(10_000_000)  # the heap grows to what one block needs
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_process_keeps_the_memory_that_is_freed():
+    with Workers(1) as workers:
+        assert workers.submit(workers.run, faults_of_large_blocks).result() < 5 * 40_000_000 / 4096  # as five new ones
