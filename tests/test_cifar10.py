@@ -13,7 +13,7 @@ import datasets
 import evaluation
 import settings
 import train
-from benchmarks import cifar10
+from benchmarks import cifar10, cifar10_rewards
 from datasets import CIFAR10_CLASSES
 from search_space import parse_architecture
 
@@ -237,3 +237,33 @@ def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
     (row,) = cifar10.summarize_finals(where)
     assert row["layers"] == 2 and row["n"] == 2 and row["test_error"] == pytest.approx(0.09)
     assert row["flops"] == 2 * 3 * 1000 * 50_000 * 40
+
+
+def test_a_reward_is_judged_by_the_trainings_that_there_are():
+    """A recipe with a single training of each network counts; without a judge nothing is said."""
+    right = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    accuracy = {"9,000 images": right, "18,000 images": [0.2, 0.1, *right[2:]], "judge": right}
+    rows = {}
+    for name, values in accuracy.items():
+        for seed in range(2 if name in ("9,000 images", "judge") else 1):
+            for network, value in enumerate(values):
+                rows[name, f"network {network}", seed] = dict.fromkeys(
+                    ("val_accuracy", "test_accuracy", "seconds"), value
+                )
+    del rows["18,000 images", "network 0", 0]
+    without = cifar10_rewards.summarize({key: row for key, row in rows.items() if key[0] != "judge"})
+    assert without["recipes"] == {} and without["judge"] == {"trainings": 0}
+    assert list(cifar10_rewards.summarize(rows)["recipes"]) == ["9,000 images"]
+
+    rows["18,000 images", "network 0", 0] = dict.fromkeys(
+        ("val_accuracy", "test_accuracy", "seconds"), 0.2
+    )  # with it two networks are in the wrong order
+    found = cifar10_rewards.summarize(rows)
+    assert found["judge"]["accuracy"] == pytest.approx(0.55) and found["judge"]["noise"] == 0
+    best, worse = found["recipes"]["9,000 images"], found["recipes"]["18,000 images"]
+    assert best["correlation"] == pytest.approx(1) and best["trainings"] == 2 and best["below_best_ci"] == [0, 0]
+    assert (
+        worse["correlation"] == pytest.approx(1 - 6 * 2 / 990)
+        and worse["trainings"] == 1
+        and worse["below_best_ci"][1] > 0
+    )
