@@ -1,12 +1,13 @@
 """The paper's experiment on CIFAR-10, as far as a machine goes: searches, final trainings, and a figure as its Fig. 6.
 
-    python -m benchmarks.cifar10                        two cores: C1 to C4 of the list below, about a day
+    python -m benchmarks.cifar10                        two cores: all that docs/cifar10.md tells, about seven hours
     python -m benchmarks.cifar10 --machine gpu          one GPU: deeper networks and longer trainings, about 25 minutes
     python -m benchmarks.cifar10 --minutes 8            stops after so long; the same command goes on from there
     python -m benchmarks.cifar10 --rehearse True        all commands with a few images, in runs/rehearsal
 
 Each step is a command of train.py, which is printed, so that it can be copied. Its files stand in results/cifar10*/. A
-command that has ended before takes seconds. Writes results/cifar10.json and results/cifar10_search.png at the end.
+command that has ended before takes seconds. After each step it writes results/cifar10-paper.json and .png, for a GPU
+results/cifar10-gpu.json and .png: what the searches and final trainings cost, and how the searches compare.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from search_space import parse_architecture
 from settings import boolean, number
 from utils import ROOT, InputError, environment, read_ledger, write_json
 
-COMMAND = "python -m benchmarks.cifar10 "
+NAMES = {"cpu": "cifar10-paper", "gpu": "cifar10-gpu"}  # of an experiment's folders
 SEEDS = (0, 1, 2)
 TRAIN_IMAGES = 45_000  # of a search: 5,000 are held out
 PASSES = 3  # a training step costs three forward passes, because the backward pass costs two
@@ -73,19 +74,18 @@ def final_training(root: Path, name: str, flags: Sequence[str], strategy: str) -
 
 def steps(machine: str, root: Path) -> list[list[str]]:
     """The commands of an experiment, in the order in which they are run."""
-    if machine == "gpu":
-        name, search, final, seeds = "cifar10-gpu", GPU_SEARCH, GPU_FINAL, [0]
-    else:
-        name, search, final, seeds = "cifar10-paper", CPU_SEARCH, CPU_FINAL, SEEDS
+    name = NAMES[machine]
+    final = GPU_FINAL if machine == "gpu" else CPU_FINAL
     mine, random = (final_training(root, name, final, strategy) for strategy in ("reinforce", "random"))
-    commands = [*searches(root, name, search, seeds), mine, random, [*mine, *MORE_FILTERS], [*random, *MORE_FILTERS]]
+    finals = [mine, random, [*mine, *MORE_FILTERS]]
     if machine == "gpu":
-        return commands
+        return [*searches(root, name, GPU_SEARCH, [0]), *finals, [*random, *MORE_FILTERS]]
     small = ["--run_dir", str(root / "cifar10")]
     return [
         ["--mode", "generate", *DATASET, "--num_layers", "4", *small],
         ["--mode", "evaluate", *DATASET, *small],
-        *commands,
+        *searches(root, name, CPU_SEARCH, SEEDS),
+        *finals,
         references(root),
     ]
 
@@ -193,6 +193,24 @@ def draw_lead(comparison: dict) -> Figure:
     return figure
 
 
+def write_summary(machine: str, root: Path) -> None:
+    """Write what the searches and final trainings so far have found and cost, and the figure."""
+    name = NAMES[machine]
+    result = compare_searches(root, name, SEEDS)
+    if not result:
+        return
+    folders = [folder(root, name, strategy) for strategy in ("reinforce", "random")]
+    folders += [root / "cifar10"] if machine == "cpu" else []
+    result["runs"] = {
+        where.name: {"search": cost_of_search(where), "finals": summarize_finals(where)}
+        for where in folders
+        if (where / "children.jsonl").exists()
+    }
+    command = f"python -m benchmarks.cifar10 --machine {machine}"
+    write_json(root / f"{name}.json", result | {"command": command} | environment())
+    draw_lead(result).savefig(root / f"{name}.png", dpi=120)
+
+
 # --- tables of pages ----------------------------------------------------------------------------------------------
 
 PAPER_NETWORKS = (  # its Table 1: name, layers, parameters, test error
@@ -240,7 +258,23 @@ def cifar10_searches() -> str:
     return table(["seed", "", "first quarter", "last quarter", *tops, "the pick"], rows)
 
 
-TABLES = {f.__name__: f for f in (cifar10_networks, cifar10_searches)}
+def cifar10_references() -> str:
+    """The controller's pick and networks that nobody searched for, trained for the same short time."""
+    (file,) = (RESULTS / "cifar10-paper").glob("evaluation-c*.json")
+    found = json.loads(file.read_text())
+    rows = [
+        [
+            f"{row['name']} (n = {len(row['top1'])})",
+            spread(row["top1"]),
+            f"{row['parameters']:,.0f}",
+            f"{row['epochs']:.2g}",
+        ]
+        for row in ({"name": "the pick", "epochs": found["recipe"]["epochs"]} | found, *found["references"])
+    ]
+    return table(["", "test accuracy", "parameters", "epochs"], rows)
+
+
+TABLES = {f.__name__: f for f in (cifar10_networks, cifar10_searches, cifar10_references)}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -258,18 +292,11 @@ def main() -> None:
     until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     for number_of_step in range(len(steps(args.machine, root))):
         command = steps(args.machine, root)[number_of_step]  # anew: what a search returned may be in it
-        if not run(shortened(command) if args.rehearse else command, until):
+        has_ended = run(shortened(command) if args.rehearse else command, until)
+        write_summary(args.machine, ROOT / root)
+        if not has_ended:
             print(f"stopped after {args.minutes:g} minutes; the same command goes on from here")
             return
-    name = "cifar10-gpu" if args.machine == "gpu" else "cifar10-paper"
-    comparison = compare_searches(ROOT / root, name, SEEDS)
-    folders = [folder(ROOT / root, name, strategy) for strategy in ("reinforce", "random")]
-    folders += [ROOT / root / "cifar10"] if args.machine == "cpu" else []
-    comparison["runs"] = {
-        where.name: {"search": cost_of_search(where), "finals": summarize_finals(where)} for where in folders
-    }
-    write_json(ROOT / root / f"{name}.json", comparison | {"command": COMMAND + join(sys.argv[1:])} | environment())
-    draw_lead(comparison).savefig(ROOT / root / f"{name}.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long must a child be trained on CIFAR-10? 24 networks of the paper's space, trained for eight epochs, judge rewards.
 
-    python -m benchmarks.cifar10_rewards      about four hours on two cores; goes on where it stopped
+    python -m benchmarks.cifar10_rewards      about three hours on two cores; goes on where it stopped
 
 The networks are drawn uniformly from those of six layers with two max-poolings and at most 60 million FLOPs an image, as
 in the searches of docs/cifar10.md. Everything is trained on the 45,000 images of a search. As in

@@ -18,13 +18,34 @@ import argparse
 import re
 import shutil
 
-from benchmarks import cifar10, depths, figures, final_training, gpu, live_tables, reward_fidelity, search_tables
+from benchmarks import (
+    cifar10,
+    cifar10_final,
+    cifar10_rewards,
+    depths,
+    figures,
+    final_training,
+    gpu,
+    live_tables,
+    reward_fidelity,
+    search_tables,
+)
 from benchmarks.common import RESULTS
 from utils import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TABLES = {}
-for module in (cifar10, depths, final_training, gpu, live_tables, reward_fidelity, search_tables):
+for module in (
+    cifar10,
+    cifar10_final,
+    cifar10_rewards,
+    depths,
+    final_training,
+    gpu,
+    live_tables,
+    reward_fidelity,
+    search_tables,
+):
     TABLES |= module.TABLES
 
 

@@ -199,6 +199,26 @@ def test_the_lead_over_random_search_by_hand(tmp_path):
     assert cifar10.compare_searches(tmp_path, "b", (0,)) == {}
 
 
+def test_the_summary_of_an_experiment_tells_of_what_there_is(tmp_path):
+    """A search that has not begun and final trainings that have not been run are left out."""
+    cifar10.write_summary("cpu", tmp_path)
+    assert not list(tmp_path.iterdir())
+    for name, accuracies in (("cifar10-paper", [0.5, 0.6]), ("cifar10-paper-random", [0.5, 0.5])):
+        write_search(tmp_path / name, accuracies)
+        children = (tmp_path / name / "children.jsonl").read_text()
+        (tmp_path / name / "children.jsonl").write_text(
+            children.replace('"parameters": 1', '"parameters": 1, "flops": 1')
+        )
+        (tmp_path / name / "config.json").write_text('{"settings": {"recipe": {"epochs": 0.2}}}')
+    cifar10.write_summary("cpu", tmp_path)
+    assert (tmp_path / "cifar10-paper.png").exists()
+    summary = json.loads((tmp_path / "cifar10-paper.json").read_text())
+    assert list(summary["runs"]) == ["cifar10-paper", "cifar10-paper-random"]
+    assert summary["runs"]["cifar10-paper"]["search"]["trainings"] == 2
+    assert summary["runs"]["cifar10-paper"]["finals"] == []
+    assert summary["lead_of_best"]["1"] == [[0, pytest.approx(0.1)]]
+
+
 @pytest.mark.parametrize("machine, searches", [("cpu", 7), ("gpu", 2)])
 def test_each_step_is_a_command_that_the_program_takes(machine, searches, tmp_path):
     folders = []
