@@ -1,13 +1,13 @@
 """The paper's experiment on CIFAR-10, as far as a machine goes: searches, final trainings, and a figure as its Fig. 6.
 
-    python -m benchmarks.cifar10                        two cores: all that docs/cifar10.md tells, about seven hours
-    python -m benchmarks.cifar10 --machine gpu          one GPU: deeper networks and longer trainings, about 25 minutes
+    python -m benchmarks.cifar10                        two cores: the searches and trainings of docs/cifar10.md, seven hours
+    python -m benchmarks.cifar10 --machine gpu          one GPU: deeper networks and longer trainings, not measured yet
     python -m benchmarks.cifar10 --minutes 8            stops after so long; the same command goes on from there
     python -m benchmarks.cifar10 --rehearse True        all commands with a few images, in runs/rehearsal
 
 Each step is a command of train.py, which is printed, so that it can be copied. Its files stand in results/cifar10*/. A
 command that has ended before takes seconds. After each step it writes results/cifar10-paper.json and .png, for a GPU
-results/cifar10-gpu.json and .png: what the searches and final trainings cost, and how the searches compare.
+results/cifar10-gpu.json and .png: how the searches compare, and what those with seed 0 and their final trainings cost.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import join, split
 
@@ -38,7 +38,7 @@ FEW = ["--train_images", "500", "--workers", "2"]
 FEW_CHILDREN = ["--num_children", "6", "--child_epochs", "1"]
 FEW_FINALS = ["--eval_epochs", "0.5", "--num_seeds", "1"]
 
-# The space of the searches, and how their children are trained (results/cifar10_rewards.json)
+# The spaces of the searches, and how networks are trained
 CPU_SPACE = split("--space paper --num_layers 6 --pooling 2 --max_flops 60000000 --precision bfloat16")
 CPU_SEARCH = [*CPU_SPACE, "--num_children", "120", "--child_epochs", "0.2"]
 CPU_FINAL = split("--eval_epochs 40 --num_seeds 2 --precision bfloat16")
@@ -72,29 +72,35 @@ def final_training(root: Path, name: str, flags: Sequence[str], strategy: str) -
     return ["--mode", "evaluate", *DATASET, *flags, "--run_dir", str(folder(root, name, strategy))]
 
 
-def steps(machine: str, root: Path) -> list[list[str]]:
-    """The commands of an experiment, in the order in which they are run."""
+def steps(machine: str, root: Path) -> Iterator[list[str]]:
+    """The commands of an experiment, in the order in which they are run: a later one may read what an earlier wrote."""
     name = NAMES[machine]
     final = GPU_FINAL if machine == "gpu" else CPU_FINAL
-    mine, random = (final_training(root, name, final, strategy) for strategy in ("reinforce", "random"))
-    finals = [mine, random, [*mine, *MORE_FILTERS]]
+    of_controller = final_training(root, name, final, "reinforce")
+    of_random_search = final_training(root, name, final, "random")
     if machine == "gpu":
-        return [*searches(root, name, GPU_SEARCH, [0]), *finals, [*random, *MORE_FILTERS]]
+        yield from searches(root, name, GPU_SEARCH, [0])
+        yield of_controller
+        yield of_random_search
+        yield [*of_controller, *MORE_FILTERS]
+        yield [*of_random_search, *MORE_FILTERS]
+        return
     small = ["--run_dir", str(root / "cifar10")]
-    return [
-        ["--mode", "generate", *DATASET, "--num_layers", "4", *small],
-        ["--mode", "evaluate", *DATASET, *small],
-        *searches(root, name, CPU_SEARCH, SEEDS),
-        *finals,
-        references(root),
-    ]
+    yield ["--mode", "generate", *DATASET, "--num_layers", "4", *small]
+    yield ["--mode", "evaluate", *DATASET, *small]
+    yield from searches(root, name, CPU_SEARCH, SEEDS)
+    yield of_controller
+    yield of_random_search
+    yield [*of_controller, *MORE_FILTERS]  # an hour and a half: only the controller's
+    yield references(root)
 
 
 def references(root: Path) -> list[str]:
-    """The command that trains networks which nobody searched for as long as the best one; for a shorter time."""
+    """The command that trains networks that nobody searched for, and the controller's again, for eight epochs each."""
     best = folder(root, "cifar10-paper") / "best.json"
-    name = json.loads(best.read_text())["architecture"] if best.exists() else "c3x3f36-c5x1f48i1"
-    return [*final_training(root, "cifar10-paper", CPU_REFERENCES, "reinforce"), "--architecture", name]
+    found = json.loads(best.read_text())["architecture"]
+    command = final_training(root, "cifar10-paper", CPU_REFERENCES, "reinforce")
+    return [*command, "--architecture", found]  # named, its files don't replace those of its final training
 
 
 def shortened(command: list[str]) -> list[str]:
@@ -117,19 +123,35 @@ def run(command: list[str], until: float) -> bool:
     return True
 
 
-def best_so_far(accuracies: np.ndarray, most: int) -> np.ndarray:
-    """After each child, the mean of the `most` best accuracies so far (n,), or of all if they are fewer."""
-    return np.array([np.sort(accuracies[: n + 1])[-most:].mean() for n in range(len(accuracies))])
+def mean_of_best(accuracies: np.ndarray, k: int) -> np.ndarray:
+    """After each child, the mean of the k best accuracies so far (n,), or of all if they are fewer."""
+    return np.array([np.sort(accuracies[: n + 1])[-k:].mean() for n in range(len(accuracies))])
+
+
+def quarters(values: np.ndarray) -> tuple[float, float]:
+    """The means of the first and of the last quarter of some values (n,)."""
+    quarter = max(1, len(values) // 4)
+    return float(values[:quarter].mean()), float(values[-quarter:].mean())
+
+
+def column(where: Path, name: str) -> np.ndarray:
+    """A number of each of a search's children, in the order of sampling (n,)."""
+    rows, _ = read_ledger(where / "children.jsonl")
+    return np.array([rows[child][name] for child in sorted(rows)])
 
 
 def accuracies_of(where: Path) -> np.ndarray:
     """The validation accuracies of a search's children, in the order of sampling (n,)."""
-    rows, _ = read_ledger(where / "children.jsonl")
-    return np.array([rows[child]["val_accuracy"] for child in sorted(rows)])
+    return column(where, "val_accuracy")
+
+
+def flops_of(where: Path) -> np.ndarray:
+    """Floating-point operations of one image in a search's networks, in the order of sampling (n,)."""
+    return column(where, "flops")
 
 
 def compare_searches(root: Path, name: str, seeds: Sequence[int]) -> dict:
-    """By children trained, policy gradient less random search; and the last quarters of both, for each seed."""
+    """By children trained, policy gradient minus random search; and the last quarters of both, for each seed."""
     pairs = []
     for seed in seeds:
         pair = [accuracies_of(folder(root, name, strategy, seed)) for strategy in ("reinforce", "random")]
@@ -140,11 +162,28 @@ def compare_searches(root: Path, name: str, seeds: Sequence[int]) -> dict:
         return {}
     children = min(len(mine) for mine, _ in pairs)
     lead = {
-        str(most): [(best_so_far(mine, most) - best_so_far(other, most))[:children].tolist() for mine, other in pairs]
-        for most in TOPS
+        str(k): [(mean_of_best(mine, k) - mean_of_best(other, k))[:children].tolist() for mine, other in pairs]
+        for k in TOPS
     }
-    quarters = [[float(some[-len(some) // 4 :].mean()) for some in pair] for pair in pairs]
-    return {"children": children, "lead_of_best": lead, "last_quarter": quarters}
+    last = [[quarters(accuracies)[1] for accuracies in pair] for pair in pairs]
+    return {"children": children, "lead_of_best": lead, "last_quarter": last}
+
+
+def leads_at_equal_size(root: Path, name: str, seeds: Sequence[int]) -> list[float]:
+    """For each seed how far the controller's last quarter would be ahead of random search's if sizes were equal.
+
+    What size is worth is a parabola in the logarithm of the FLOPs, fitted to all networks of random search.
+    """
+    random = [folder(root, name, "random", seed) for seed in seeds]
+    sizes = np.concatenate([np.log(flops_of(where)) for where in random])
+    parabola = np.polyfit(sizes, np.concatenate([accuracies_of(where) for where in random]), 2)
+
+    def last_beyond_size(where: Path) -> float:
+        return quarters(accuracies_of(where) - np.polyval(parabola, np.log(flops_of(where))))[1]
+
+    of_controller = [last_beyond_size(folder(root, name, "reinforce", seed)) for seed in seeds]
+    of_random_search = [last_beyond_size(where) for where in random]
+    return [one - other for one, other in zip(of_controller, of_random_search, strict=True)]
 
 
 def cost_of_search(where: Path) -> dict:
@@ -153,26 +192,35 @@ def cost_of_search(where: Path) -> dict:
     rows, _ = read_ledger(where / "children.jsonl")
     again = (where / "finalists.jsonl").read_text().splitlines() if (where / "finalists.jsonl").exists() else []
     trainings = [*rows.values(), *map(json.loads, again)]
-    flops_of = {row["child"]: row["flops"] for row in rows.values()}  # of an image's forward pass
-    images = TRAIN_IMAGES * settings["recipe"]["epochs"]
+    images = (settings["train_images"] or TRAIN_IMAGES) * settings["recipe"]["epochs"]
     return {
         "trainings": len(trainings),
         "core_hours": sum(row["seconds"] for row in trainings) / 3600,
-        "flops": sum(PASSES * images * flops_of[row["child"]] for row in trainings),
+        "flops": sum(PASSES * images * row["flops"] for row in trainings),  # a row has those of a forward pass
     }
 
 
 def summarize_finals(where: Path) -> list[dict]:
     """For each final training of a search: the network, its test error, and what all its seeds cost together."""
+    files = sorted(where.glob("evaluation-[0-9]*_more_filters.json"))  # those of other networks begin with a letter
     rows = []
-    files = where.glob("evaluation-*_more_filters.json")
-    for file in filter(Path.exists, [where / "evaluation.json", *sorted(files)]):
+    for file in filter(Path.exists, [where / "evaluation.json", *files]):
         result = json.loads(file.read_text())
         n, epochs = len(result["top1"]), result["recipe"]["epochs"]
-        row = {name: result[name] for name in ("architecture", "extra_filters", "parameters", "seconds")}
-        row |= {"layers": len(parse_architecture(result["architecture"]).layers), "epochs": epochs}
-        row |= {"test_error": 1 - result["top1_mean"], "std": result["top1_std"], "n": n}
-        rows.append(row | {"flops": n * PASSES * result["flops"] * result["train_images"] * epochs})
+        rows.append(
+            {
+                "architecture": result["architecture"],
+                "extra_filters": result["extra_filters"],
+                "layers": len(parse_architecture(result["architecture"]).layers),
+                "parameters": result["parameters"],
+                "test_error": 1 - result["top1_mean"],
+                "std": result["top1_std"],
+                "n": n,
+                "epochs": epochs,
+                "seconds": result["seconds"],
+                "flops": n * PASSES * result["flops"] * result["train_images"] * epochs,
+            }
+        )
     return rows
 
 
@@ -180,15 +228,15 @@ def draw_lead(comparison: dict) -> Figure:
     """The difference between both searches by children trained: mean over the seeds, and each seed."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    for color, most in zip(("tab:blue", "tab:orange", "tab:green"), TOPS, strict=True):
-        leads = 100 * np.array(comparison["lead_of_best"][str(most)])  # (seeds, children)
+    for color, k in zip(("tab:blue", "tab:orange", "tab:green"), TOPS, strict=True):
+        leads = 100 * np.array(comparison["lead_of_best"][str(k)])  # (seeds, children)
         children = np.arange(1, leads.shape[1] + 1)
-        name = "best network" if most == 1 else f"mean of the best {most}"
+        name = "best network" if k == 1 else f"mean of the best {k}"
         axes.plot(children, leads.mean(0), color=color, label=name)
         axes.fill_between(children, leads.min(0), leads.max(0), color=color, alpha=0.15, lw=0)
     axes.axhline(0, color="0.5", lw=0.8)
-    axes.set(xlabel="children trained", ylabel="policy gradient less random,\nvalidation accuracy in points")
-    axes.set_title(f"mean of {len(leads)} pairs of searches; shaded: from the least to the largest")
+    axes.set(xlabel="children trained", ylabel="controller minus random search,\nvalidation accuracy in points")
+    axes.set_title(f"mean of {len(leads)} pairs of searches; shaded: minimum to maximum")
     axes.legend()
     return figure
 
@@ -228,49 +276,54 @@ OUR_NETWORKS = {
 
 def cifar10_networks() -> str:
     """The paper's networks and ours; ± over the final trainings."""
-    rows = [[*network, "12,800 trainings of 50 epochs", "800 GPUs at a time"] for network in PAPER_NETWORKS]
+    rows = [
+        [*network, "12,800 trainings of 50 epochs", "800 GPUs at a time", "not given"] for network in PAPER_NETWORKS
+    ]
     for name, search in OUR_NETWORKS.items():
         cost = cost_of_search(RESULTS / search)
         epochs = read(search, "config.json")["settings"]["recipe"]["epochs"]
-        trainings = f"{cost['trainings']} trainings of {epochs:g} epochs"
         for final in summarize_finals(RESULTS / search):
             more = f", {final['extra_filters']} more filters" if final["extra_filters"] else ""
-            error = f"{100 * final['test_error']:.2f} ± {100 * final['std']:.2f}% (n = {final['n']})"
-            parameters = f"{final['parameters'] / 1e6:.2f} million"
-            final_cost = f"{final['epochs']:g} epochs: {final['seconds'] / 60:.0f} minutes"
-            paid = f"{cost['core_hours']:.2f} core-hours, {cost['flops'] / 1e12:.0f} TFLOP; {final_cost}"
-            rows.append([name + more, final["layers"], parameters, error, trainings, paid])
-    return table(["network", "layers", "parameters", "test error", "search", "cost of search; final training"], rows)
+            trainings = f"{final['n']} of {final['epochs']:g} epochs"
+            rows.append(
+                [
+                    name + more,
+                    final["layers"],
+                    f"{final['parameters'] / 1e6:.2f} million",
+                    f"{100 * final['test_error']:.2f} ± {100 * final['std']:.2f}% (n = {final['n']})",
+                    f"{cost['trainings']} trainings of {epochs:g} epochs",
+                    f"{cost['core_hours']:.2f} core-hours, {cost['flops'] / 1e12:.0f} TFLOP",
+                    f"{trainings}: {final['seconds'] / 60:.0f} minutes, {final['flops'] / 1e12:,.0f} TFLOP",
+                ]
+            )
+    return table(["network", "layers", "parameters", "test error", "search", "its cost", "final trainings"], rows)
 
 
 def cifar10_searches() -> str:
-    """Both kinds of search with each seed: validation accuracies in %."""
+    """Both kinds of search with each seed: validation accuracies in %, and the size of the last networks."""
     rows = []
     for seed in SEEDS:
         for strategy, name in (("reinforce", "controller"), ("random", "random search")):
             where = folder(RESULTS, "cifar10-paper", strategy, seed)
             accuracies = accuracies_of(where)
-            best = [f"{100 * best_so_far(accuracies, most)[-1]:.2f}" for most in TOPS]
-            quarter = len(accuracies) // 4
-            ends = [f"{100 * part.mean():.2f}" for part in (accuracies[:quarter], accuracies[-quarter:])]
-            rows.append([seed, name, *ends, *best, spread([read(where, "best.json")["val_accuracy"]])])
-    tops = [f"best {most}" for most in TOPS]
-    return table(["seed", "", "first quarter", "last quarter", *tops, "the pick"], rows)
+            ends = [f"{100 * mean:.2f}" for mean in quarters(accuracies)]
+            size = f"{quarters(flops_of(where))[1] / 1e6:.0f}"
+            best = [f"{100 * mean_of_best(accuracies, k)[-1]:.2f}" for k in TOPS]
+            pick = f"{100 * read(where, 'best.json')['val_accuracy']:.2f}"
+            rows.append([seed, name, *ends, size, *best, pick])
+    header = ["seed", "", "first quarter", "last quarter", "its MFLOPs", *(f"best {k}" for k in TOPS), "the pick"]
+    return table(header, rows)
 
 
 def cifar10_references() -> str:
     """The controller's pick and networks that nobody searched for, trained for the same short time."""
-    (file,) = (RESULTS / "cifar10-paper").glob("evaluation-c*.json")
-    found = json.loads(file.read_text())
-    rows = [
-        [
-            f"{row['name']} (n = {len(row['top1'])})",
-            spread(row["top1"]),
-            f"{row['parameters']:,.0f}",
-            f"{row['epochs']:.2g}",
-        ]
-        for row in ({"name": "the pick", "epochs": found["recipe"]["epochs"]} | found, *found["references"])
-    ]
+    name = read("cifar10-paper", "best.json")["architecture"]
+    found = read("cifar10-paper", f"evaluation-{name}.json")
+    pick = found | {"name": "the pick", "epochs": found["recipe"]["epochs"]}
+    rows = []
+    for row in (pick, *found["references"]):
+        label = f"{row['name']} (n = {len(row['top1'])})"
+        rows.append([label, spread(row["top1"]), f"{row['parameters']:,.0f}", f"{row['epochs']:.2g}"])
     return table(["", "test accuracy", "parameters", "epochs"], rows)
 
 
@@ -290,8 +343,7 @@ def main() -> None:
     args = parse_arguments()
     root = Path("runs", "rehearsal") if args.rehearse else RESULTS.relative_to(ROOT)
     until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
-    for number_of_step in range(len(steps(args.machine, root))):
-        command = steps(args.machine, root)[number_of_step]  # anew: what a search returned may be in it
+    for command in steps(args.machine, root):
         has_ended = run(shortened(command) if args.rehearse else command, until)
         write_summary(args.machine, ROOT / root)
         if not has_ended:

@@ -1,6 +1,9 @@
 """CIFAR-10 as a folder of pictures, mirrored photographs, poolings and more filters: through the program's flags."""
 
 import json
+import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +179,25 @@ def test_the_archive_wins_over_the_pictures(pictures, tmp_path):
 # --- the experiment -----------------------------------------------------------------------------------------------
 
 
-def write_search(folder: Path, accuracies: list[float]) -> None:
+def write_search(folder: Path, accuracies: Sequence[float], flops: Sequence[int] | None = None) -> None:
+    """The ledger and the settings of a search; its networks take 1,000 operations an image if nothing is said."""
     folder.mkdir()
-    row = {"update": 0, "actions": [], "architecture": "", "reward": 0.0, "parameters": 1, "seconds": 1.0, "seed": 0}
-    rows = [row | {"child": child, "val_accuracy": accuracy} for child, accuracy in enumerate(accuracies)]
-    (folder / "children.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    with (folder / "children.jsonl").open("w") as ledger:
+        for child in reversed(range(len(accuracies))):
+            row = {
+                "child": child,
+                "update": 0,
+                "actions": [],
+                "architecture": "",
+                "seed": 0,
+                "val_accuracy": accuracies[child],
+                "reward": 0.0,
+                "parameters": 1,
+                "flops": flops[child] if flops else 1000,
+                "seconds": 1.0,
+            }
+            ledger.write(json.dumps(row) + "\n")
+    (folder / "config.json").write_text('{"settings": {"train_images": null, "recipe": {"epochs": 0.2}}}')
 
 
 def test_the_lead_over_random_search_by_hand(tmp_path):
@@ -197,19 +214,32 @@ def test_the_lead_over_random_search_by_hand(tmp_path):
     np.testing.assert_allclose(found["last_quarter"], [[0.7, 0.4], [0.3, 0.5]])
     assert cifar10.draw_lead(found).axes[0].get_legend() is not None
     assert cifar10.compare_searches(tmp_path, "b", (0,)) == {}
+    assert cifar10.quarters(np.arange(9.0)) == (0.5, 7.5)
+
+
+def test_the_lead_at_equal_size_is_nothing_where_size_explains_all(tmp_path):
+    """Accuracies are a parabola in the logarithm of the FLOPs: the larger networks are ahead by size alone."""
+
+    def accuracy(flops: int) -> float:
+        return 0.1 + 0.05 * math.log(flops) - 0.001 * math.log(flops) ** 2
+
+    small, large = [1000, 2000, 3000, 4000], [4000, 5000, 6000, 7000]
+    write_search(tmp_path / "a-random", [accuracy(n) for n in small], small)
+    write_search(tmp_path / "a", [accuracy(n) for n in large], large)
+    assert cifar10.compare_searches(tmp_path, "a", (0,))["last_quarter"][0][0] > accuracy(4000) + 0.01
+    assert cifar10.leads_at_equal_size(tmp_path, "a", (0,)) == pytest.approx([0], abs=1e-9)
+
+    write_search(tmp_path / "b-random", [accuracy(n) for n in small], small)
+    write_search(tmp_path / "b", [accuracy(n) + 0.03 for n in small], small)
+    assert cifar10.leads_at_equal_size(tmp_path, "b", (0,)) == pytest.approx([0.03])
 
 
 def test_the_summary_of_an_experiment_tells_of_what_there_is(tmp_path):
     """A search that has not begun and final trainings that have not been run are left out."""
     cifar10.write_summary("cpu", tmp_path)
     assert not list(tmp_path.iterdir())
-    for name, accuracies in (("cifar10-paper", [0.5, 0.6]), ("cifar10-paper-random", [0.5, 0.5])):
-        write_search(tmp_path / name, accuracies)
-        children = (tmp_path / name / "children.jsonl").read_text()
-        (tmp_path / name / "children.jsonl").write_text(
-            children.replace('"parameters": 1', '"parameters": 1, "flops": 1')
-        )
-        (tmp_path / name / "config.json").write_text('{"settings": {"recipe": {"epochs": 0.2}}}')
+    write_search(tmp_path / "cifar10-paper", [0.5, 0.6])
+    write_search(tmp_path / "cifar10-paper-random", [0.5, 0.5])
     cifar10.write_summary("cpu", tmp_path)
     assert (tmp_path / "cifar10-paper.png").exists()
     summary = json.loads((tmp_path / "cifar10-paper.json").read_text())
@@ -229,12 +259,19 @@ def test_each_step_is_a_command_that_the_program_takes(machine, searches, tmp_pa
         assert short.train_images == 500 and short.run_dir == args.run_dir
         if args.mode == "generate":
             folders.append(args.run_dir)
+            args.run_dir.mkdir()
+            (args.run_dir / "best.json").write_text('{"architecture": "c3x3f36-c5x1f48i1"}')  # as if it had ended
         else:
             assert args.run_dir in folders
     assert len(set(folders)) == len(folders) == searches
+    assert (str(args.architecture) == "c3x3f36-c5x1f48i1") == (machine == "cpu")  # the references are the last step
 
 
-def test_a_step_that_fails_ends_the_experiment(monkeypatch, tmp_path, capfd):
+def test_a_step_is_interrupted_when_the_time_is_over():
+    assert not cifar10.run(["--help"], time.monotonic())
+
+
+def test_a_step_that_fails_ends_the_experiment(capfd):
     with pytest.raises(datasets.InputError, match="exit code 2"):
         cifar10.run(["--num_children", "0"], float("inf"))
     assert "$ python train.py --num_children 0" in capfd.readouterr().out
@@ -243,16 +280,14 @@ def test_a_step_that_fails_ends_the_experiment(monkeypatch, tmp_path, capfd):
 def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
     where = tmp_path / "search"
     write_search(where, [0.5, 0.6])
-    children = (where / "children.jsonl").read_text()
-    (where / "children.jsonl").write_text(children.replace('"parameters": 1', '"parameters": 1, "flops": 1000'))
     (where / "finalists.jsonl").write_text('{"child": 1, "seconds": 34.0, "flops": 1000}\n')
-    (where / "config.json").write_text('{"settings": {"recipe": {"epochs": 0.2}}}')
     cost = cifar10.cost_of_search(where)
     assert cost == {"trainings": 3, "core_hours": 36 / 3600, "flops": 3 * 3 * 9000 * 1000}
 
     result = {"architecture": "c3x3f36m-c5x1f48i1", "extra_filters": 40, "parameters": 7, "seconds": 60.0}
     result |= {"top1": [0.9, 0.92], "top1_mean": 0.91, "top1_std": 0.01, "flops": 1000, "train_images": 50_000}
-    (where / "evaluation-c3x3f36-c5x1f48i1.json").write_text("{}")  # of another network
+    for another in ("", "-40_more_filters"):
+        (where / f"evaluation-c3x3f36-c5x1f48i1{another}.json").write_text("{}")  # of another network
     (where / "evaluation-40_more_filters.json").write_text(json.dumps(result | {"recipe": {"epochs": 40.0}}))
     (row,) = cifar10.summarize_finals(where)
     assert row["layers"] == 2 and row["n"] == 2 and row["test_error"] == pytest.approx(0.09)
@@ -261,29 +296,29 @@ def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
 
 def test_a_reward_is_judged_by_the_trainings_that_there_are():
     """A recipe with a single training of each network counts; without a judge nothing is said."""
+    networks = [f"network {number}" for number in range(10)]
     right = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    accuracy = {"9,000 images": right, "18,000 images": [0.2, 0.1, *right[2:]], "judge": right}
+    two_exchanged = [0.2, 0.1, *right[2:]]
     rows = {}
-    for name, values in accuracy.items():
-        for seed in range(2 if name in ("9,000 images", "judge") else 1):
-            for network, value in enumerate(values):
-                rows[name, f"network {network}", seed] = dict.fromkeys(
-                    ("val_accuracy", "test_accuracy", "seconds"), value
-                )
-    del rows["18,000 images", "network 0", 0]
-    without = cifar10_rewards.summarize({key: row for key, row in rows.items() if key[0] != "judge"})
-    assert without["recipes"] == {} and without["judge"] == {"trainings": 0}
-    assert list(cifar10_rewards.summarize(rows)["recipes"]) == ["9,000 images"]
+    for name, seed, accuracies in (
+        ("9,000 images", 0, right),
+        ("9,000 images", 1, right),
+        ("18,000 images", 0, two_exchanged),
+        ("45,000 images", 0, right[:-1]),  # one network is missing
+    ):
+        for network, accuracy in zip(networks, accuracies, strict=False):
+            rows[name, network, seed] = {"val_accuracy": accuracy, "test_accuracy": accuracy, "seconds": 1.0}
+    assert cifar10_rewards.summarize(rows, networks)["recipes"] == {}
 
-    rows["18,000 images", "network 0", 0] = dict.fromkeys(
-        ("val_accuracy", "test_accuracy", "seconds"), 0.2
-    )  # with it two networks are in the wrong order
-    found = cifar10_rewards.summarize(rows)
+    for seed in (0, 1):
+        for network in networks:
+            rows["judge", network, seed] = rows["9,000 images", network, seed]
+    found = cifar10_rewards.summarize(rows, networks)
     assert found["judge"]["accuracy"] == pytest.approx(0.55) and found["judge"]["noise"] == 0
-    best, worse = found["recipes"]["9,000 images"], found["recipes"]["18,000 images"]
-    assert best["correlation"] == pytest.approx(1) and best["trainings"] == 2 and best["below_best_ci"] == [0, 0]
-    assert (
-        worse["correlation"] == pytest.approx(1 - 6 * 2 / 990)
-        and worse["trainings"] == 1
-        and worse["below_best_ci"][1] > 0
-    )
+    assert list(found["recipes"]) == ["9,000 images", "18,000 images"]
+    best, worse = found["recipes"].values()
+    assert best["trainings"] == 2 and best["is_best"]
+    assert best["correlation"] == pytest.approx(1)
+    assert worse["trainings"] == 1 and not worse["is_best"]
+    assert worse["correlation"] == pytest.approx(1 - 6 * 2 / 990)  # Spearman's formula
+    assert worse["below_best_ci"][1] > 0

@@ -7,8 +7,10 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks import cifar10
 from benchmarks.common import PANEL
 from benchmarks.live_tables import children_of
 from benchmarks.readme import PAGES, render
@@ -368,17 +370,40 @@ def test_what_is_said_of_nasbench201_is_so():
 
 
 def test_what_is_said_of_cifar10_beside_random_search_is_so():
-    """The picks are level, and the controller's children are better, in each pair of searches."""
-    picks, leads = {"": [], "-random": []}, []
-    for seed in ("", "-seed1", "-seed2"):
-        late = {}
-        for method, accuracies in picks.items():
-            search = f"cifar10-paper{method}{seed}"
-            accuracies.append(read(search, "best.json")["val_accuracy"])
-            late[method] = statistics.fmean(children_of(search)[-30:])
-        leads.append(100 * (late[""] - late["-random"]))
-    assert f"by {min(leads):.1f} to {max(leads):.1f} points" in " ".join(TEXT["cifar10.md"].split())
-    assert abs(statistics.fmean(picks[""]) - statistics.fmean(picks["-random"])) < 0.002
+    """The controller's last networks are better and larger, and the picks are level, in each pair of searches."""
+    said = " ".join(TEXT["cifar10.md"].split())
+    found = cifar10.compare_searches(RESULTS, "cifar10-paper", cifar10.SEEDS)
+    leads = [100 * (mine - other) for mine, other in found["last_quarter"]]
+    assert said.count(f"by {min(leads):.1f} to {max(leads):.1f} points") == 2
+
+    equal = [100 * lead for lead in cifar10.leads_at_equal_size(RESULTS, "cifar10-paper", cifar10.SEEDS)]
+    assert "ahead by {:.1f}, {:.1f} and {:.1f} points (a parabola".format(*equal) in said
+    random = [cifar10.folder(RESULTS, "cifar10-paper", "random", seed) for seed in cifar10.SEEDS]
+    flops = np.concatenate([cifar10.flops_of(where) for where in random])
+    accuracies = np.concatenate([cifar10.accuracies_of(where) for where in random])
+    assert f"correlates with FLOPs by {np.corrcoef(flops, accuracies)[0, 1]:.2f}" in said
+
+    best = {k: [100 * lead[-1] for lead in found["lead_of_best"][k]] for k in ("15", "5", "1")}
+    ranges = {k: f"by {min(ends):.1f} to {max(ends):.1f}" for k, ends in best.items()}
+    assert f"the best 15 are ahead {ranges['15']} points, the best 5 {ranges['5']}, the best {ranges['1']}" in said
+
+    picks = []
+    for seed in cifar10.SEEDS:
+        of = [cifar10.folder(RESULTS, "cifar10-paper", strategy, seed) for strategy in ("reinforce", "random")]
+        mine, other = (read(where.name, "best.json")["val_accuracy"] for where in of)
+        picks.append(100 * (mine - other))
+    assert "picks differ by {:.2f}, {:.2f} and {:.2f} points".format(*picks) in said
+    assert max(map(abs, picks)) < 0.5  # the standard deviation of a reward is larger
+
+
+def test_what_is_said_of_cifar10s_settings_is_so():
+    trained = csv.DictReader((RESULTS / "cifar10_final.csv").open())
+    accuracy = {row["change"]: float(row["val_accuracy"]) for row in trained if row["seed"] == "0"}
+    base = accuracy["unchanged: shifts by 1"]
+    lower = [base - accuracy[change] for change in ("shifts by 4", "half the learning rates", "no label smoothing")]
+    assert "0.8 to 1.2 points lower" in TEXT["cifar10.md"]
+    assert min(lower) > 0.0075 and max(lower) < 0.0125
+    assert abs(base - accuracy["shifts by 2"]) < 0.005 > abs(base - accuracy["twice the learning rates"])
 
 
 def test_what_is_said_of_cifar10s_final_training_is_so():
