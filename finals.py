@@ -65,14 +65,14 @@ class Finals:
     def __init__(self, folder: Path, settings: dict) -> None:
         self.folder, self.settings_file = folder, folder / "settings.json"
         self.settings = json.loads(json.dumps(settings))
-        self.complete, self.same = False, False
+        self.complete, self.same_settings = False, False
         self.wall_before = 0.0  # seconds that earlier runs took for the trainings that this one found
         self.latest = time.perf_counter()  # when the latest training ended
         if self.settings_file.exists():
             remedy = f"delete {folder}, only its trainings are lost"
             before = utils.read_json(self.settings_file, remedy, settings=dict, complete=bool)
             changed = utils.differences(self.settings, before["settings"])
-            self.complete, self.same = before["complete"], not changed
+            self.complete, self.same_settings = before["complete"], not changed
             if changed and not self.complete and any(folder.glob(EVERY_FILE)):
                 stopped = f"{folder} keeps the trainings of an evaluation that was stopped, with other settings"
                 raise InputError(f"{stopped} ({changed}): use the same flags to continue it, or delete {folder}")
@@ -80,7 +80,7 @@ class Finals:
     def find(self, name: str, **types: type) -> dict | None:
         """What was kept under a name with these settings, or None."""
         file = self.file(name)
-        if not self.same or not file.exists():
+        if not self.same_settings or not file.exists():
             return None
         return utils.read_json(file, "delete it, only this training is lost", **types)
 
@@ -96,11 +96,11 @@ class Finals:
         """Before something is kept: remove what was made with other settings, and write these."""
         for unfinished in self.folder.glob(f".{EVERY_FILE}"):  # a killed run left it
             unfinished.unlink()
-        if not self.same:
+        if not self.same_settings:
             for file in self.folder.glob(EVERY_FILE):
                 file.unlink()
-        if self.complete or not self.same:
-            self.complete, self.same = False, True
+        if self.complete or not self.same_settings:
+            self.complete, self.same_settings = False, True
             self.write_settings()
 
     def find_training(self, job: Job) -> dict | None:
