@@ -271,7 +271,7 @@ def make_parser() -> Parser:
     add("--mirror", type=boolean, nargs="?", const=True,
         help="images may be mirrored: photographs yes, letters no (default: True for FashionMNIST and CIFAR10)")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
-        help="number format; bfloat16 is up to twice as fast on a GPU, or where lscpu lists avx512_bf16 or amx_bf16")
+        help="number format; bfloat16 is faster on many GPUs, and where lscpu lists avx512_bf16 or amx_bf16")
 
     add = parser.add_argument_group("evaluate", "only --mode evaluate has it").add_argument
     add("--architecture", type=architecture_from_text,
