@@ -42,7 +42,7 @@ FEW_FINALS = ["--eval_epochs", "0.5", "--num_seeds", "1"]
 CPU_SPACE = split("--space paper --num_layers 6 --pooling 2 --max_flops 60000000 --precision bfloat16")
 CPU_SEARCH = [*CPU_SPACE, "--num_children", "120", "--child_epochs", "0.2"]
 CPU_FINAL = split("--eval_epochs 40 --num_seeds 2 --precision bfloat16")
-CPU_REFERENCES = split("--eval_epochs 8 --num_seeds 2 --precision bfloat16 --references True")
+CPU_SHORT_FINAL = split("--eval_epochs 8 --num_seeds 2 --precision bfloat16")
 GPU_SPACE = split("--use_cuda True --workers 8 --space paper --num_layers 15 --pooling 2 --precision bfloat16")
 GPU_SEARCH = [*GPU_SPACE, "--num_children", "200", "--child_epochs", "1"]
 GPU_FINAL = split("--use_cuda True --eval_epochs 60 --num_seeds 2 --precision bfloat16")
@@ -90,17 +90,17 @@ def steps(machine: str, root: Path) -> Iterator[list[str]]:
     yield ["--mode", "evaluate", *DATASET, *small]
     yield from searches(root, name, CPU_SEARCH, SEEDS)
     yield of_controller
-    yield of_random_search
-    yield [*of_controller, *MORE_FILTERS]  # an hour and a half: only the controller's
-    yield references(root)
+    yield [*of_controller, *MORE_FILTERS]
+    for seed in SEEDS:
+        for strategy in ("reinforce", "random"):
+            yield short_final_training(folder(root, name, strategy, seed))
+    yield [*short_final_training(folder(root, name)), "--references", "True"]
 
 
-def references(root: Path) -> list[str]:
-    """The command that trains networks that nobody searched for, and the controller's again, for eight epochs each."""
-    best = folder(root, "cifar10-paper") / "best.json"
-    found = json.loads(best.read_text())["architecture"]
-    command = final_training(root, "cifar10-paper", CPU_REFERENCES, "reinforce")
-    return [*command, "--architecture", found]  # named, its files don't replace those of its final training
+def short_final_training(where: Path) -> list[str]:
+    """The command that trains a search's pick for eight epochs; it is named, so that no longer training is replaced."""
+    pick = json.loads((where / "best.json").read_text())["architecture"]
+    return ["--mode", "evaluate", *DATASET, *CPU_SHORT_FINAL, "--run_dir", str(where), "--architecture", pick]
 
 
 def shortened(command: list[str]) -> list[str]:
@@ -267,11 +267,7 @@ PAPER_NETWORKS = (  # its Table 1: name, layers, parameters, test error
     ("paper, max-pooling after layers 13 and 24", 39, "7.1 million", "4.47%"),
     ("paper, the same, 40 more filters in each layer", 39, "37.4 million", "3.65%"),
 )
-OUR_NETWORKS = {
-    "here, controller": "cifar10-paper",
-    "here, random search": "cifar10-paper-random",
-    "here, controller, small space": "cifar10",
-}
+OUR_NETWORKS = {"here, controller": "cifar10-paper", "here, controller, small space": "cifar10"}
 
 
 def cifar10_networks() -> str:
@@ -315,10 +311,26 @@ def cifar10_searches() -> str:
     return table(header, rows)
 
 
+def after_eight_epochs(where: Path) -> dict:
+    """What evaluate wrote of a search's pick, trained for eight epochs."""
+    pick = read(where, "best.json")["architecture"]
+    return read(where, f"evaluation-{pick}.json")
+
+
+def cifar10_picks() -> str:
+    """The picks of both kinds of search, trained for eight epochs: test accuracies in %."""
+    rows = []
+    for seed in SEEDS:
+        for strategy, name in (("reinforce", "controller"), ("random", "random search")):
+            found = after_eight_epochs(folder(RESULTS, "cifar10-paper", strategy, seed))
+            accuracy = f"{spread(found['top1'])} (n = {len(found['top1'])})"
+            rows.append([seed, name, accuracy, f"{found['parameters']:,}", f"{found['flops'] / 1e6:.0f}"])
+    return table(["seed", "", "test accuracy", "parameters", "MFLOPs"], rows)
+
+
 def cifar10_references() -> str:
     """The controller's pick and networks that nobody searched for, trained for the same short time."""
-    name = read("cifar10-paper", "best.json")["architecture"]
-    found = read("cifar10-paper", f"evaluation-{name}.json")
+    found = after_eight_epochs(RESULTS / "cifar10-paper")
     pick = found | {"name": "the pick", "epochs": found["recipe"]["epochs"]}
     rows = []
     for row in (pick, *found["references"]):
@@ -327,7 +339,7 @@ def cifar10_references() -> str:
     return table(["", "test accuracy", "parameters", "epochs"], rows)
 
 
-TABLES = {f.__name__: f for f in (cifar10_networks, cifar10_searches, cifar10_references)}
+TABLES = {f.__name__: f for f in (cifar10_networks, cifar10_searches, cifar10_picks, cifar10_references)}
 
 
 def parse_arguments() -> argparse.Namespace:

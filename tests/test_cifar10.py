@@ -264,7 +264,7 @@ def test_each_step_is_a_command_that_the_program_takes(machine, searches, tmp_pa
         else:
             assert args.run_dir in folders
     assert len(set(folders)) == len(folders) == searches
-    assert (str(args.architecture) == "c3x3f36-c5x1f48i1") == (machine == "cpu")  # the references are the last step
+    assert (str(args.architecture) == "c3x3f36-c5x1f48i1") == (machine == "cpu")  # the last step: short trainings
 
 
 def test_a_step_is_interrupted_when_the_time_is_over():
