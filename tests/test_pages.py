@@ -396,6 +396,14 @@ def test_what_is_said_of_cifar10_beside_random_search_is_so():
     assert max(map(abs, picks)) < 0.5  # the standard deviation of a reward is larger
 
 
+def test_what_is_said_of_cifar10s_references_is_so():
+    found = cifar10.after_eight_epochs(RESULTS / "cifar10-paper")
+    others = {row["name"]: row for row in found["references"]}
+    assert 0.065 < found["top1_mean"] - others["random networks"]["top1_mean"] < 0.075
+    assert abs(found["top1_mean"] - others["largest network"]["top1_mean"]) < 0.002
+    assert 0.45 < others["ResNet-18"]["epochs"] / found["recipe"]["epochs"] < 0.55
+
+
 def test_what_is_said_of_cifar10s_settings_is_so():
     trained = csv.DictReader((RESULTS / "cifar10_final.csv").open())
     accuracy = {row["change"]: float(row["val_accuracy"]) for row in trained if row["seed"] == "0"}
