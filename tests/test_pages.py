@@ -426,6 +426,7 @@ def test_what_is_said_of_cifar10s_final_training_is_so():
         f"{1 - final['top1_mean']:.1%} test error in an hour, and {1 - wide['top1_mean']:.1%} in an hour and a half"
     )
     assert f"Two cores reach {errors}" in said
+    assert f"two cores reach [{1 - wide['top1_mean']:.1%} test error]" in TEXT["README.md"]
     assert 50 < search + training < 70 and 80 < search + wide_training < 100
     assert f"The paper's space: {search:.0f} and {training:.0f} minutes" in said
     assert f"final training takes {wide_training:.0f} minutes" in said
