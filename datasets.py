@@ -92,7 +92,8 @@ def path_of_pictures(name: str, data_dir: Path) -> Path | None:
     if name != "CIFAR10" or not folder.is_dir() or any((Path(data_dir) / file).exists() for file in archive):
         return None
     if missing := [part for part in ("train", "test") if not (folder / part).is_dir()]:
-        raise InputError(f"{folder} has no folder {' and no '.join(missing)}: {CIFAR10_LAYOUT}")
+        archive = f"torchvision's {CIFAR10_ARCHIVE} belongs into {data_dir}"
+        raise InputError(f"{folder} has no folder {' and no '.join(missing)}: {CIFAR10_LAYOUT}; {archive}")
     return folder
 
 
@@ -208,6 +209,9 @@ def load_images(name: str, data_dir: Path, train: bool) -> tuple[Images, Prepara
             if made.exists() and not any(made.iterdir()):
                 made.rmdir()
         reason = one_line(error)
+        if name == "CIFAR10" and (folder / "cifar10").is_dir():
+            remedy = f"remove {files} and cifar-10-batches-py from {folder}/ to use the pictures in {folder}/cifar10/"
+            raise InputError(f"CIFAR10's archive can't be read or completed ({reason}): {remedy}") from None
         raise InputError(
             f"{name} can't be read or downloaded ({reason}): put {files} into {folder}/{pictures}"
         ) from None

@@ -98,6 +98,7 @@ def settings_of_finals(run: Evaluation) -> dict:
         "seed": run.args.seed,
         "device": run.device,
         "version": utils.COMPATIBLE_WITH,
+        **run.data.preparation._asdict(),  # it stands in the file of the weights
         **asdict(run.recipe),
     }
 
@@ -111,6 +112,10 @@ def final_jobs(run: Evaluation) -> list[Job]:
 
 def evaluation_json(run: Evaluation, finals: Sequence[dict], confusions: Tensor, size: dict) -> dict:
     """The content of evaluation.json."""
+    environments = []  # where its trainings ran: more than one if it went on elsewhere
+    for final in finals:
+        if final["environment"] not in environments:
+            environments.append(final["environment"])
     return {
         "architecture": str(run.architecture),
         "extra_filters": run.architecture.extra_filters,
@@ -124,7 +129,8 @@ def evaluation_json(run: Evaluation, finals: Sequence[dict], confusions: Tensor,
         "recipe": asdict(run.recipe),
         "both_sides": judged_from_both_sides(run.recipe),
         "device": run.device,
-        **utils.environment(run.device),
+        **environments[0],
+        "other_environments": environments[1:],
     }
 
 
@@ -164,7 +170,7 @@ def print_accuracies(result: dict) -> None:
 def final_recipe(args: argparse.Namespace, searched: dict, data: Data) -> Recipe:
     """How the networks are trained: without --eval_epochs never shorter than in the search, if there was one."""
     recipe = PAPER_RECIPE if args.child_recipe == "paper" else EVALUATION_RECIPE
-    flip = may_mirror(args, recipe.flip or searched.get("mirror"))  # the paper's recipe mirrors, if nothing forbids it
+    flip = may_mirror(args, searched.get("mirror"))
     epochs = args.eval_epochs or max(recipe.epochs, searched.get("recipe", {}).get("epochs", 0))
     recipe = replace(recipe, epochs=epochs, flip=flip, precision=args.precision, best_of=1)  # the test set chooses none
     as_it_is = args.eval_epochs is not None or args.dataset in datasets.BUILT_IN
@@ -193,6 +199,7 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int,
         print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings have ended before: taken from {kept.folder}")
     if not missing:
         return finals
+    environment = utils.environment(device)
     progress = torch.zeros(len(jobs), 2, dtype=torch.float64).share_memory_()  # (jobs, 2): images seen, accuracy
     num_workers = min(num_workers, len(missing))
     with (
@@ -205,7 +212,7 @@ def train_finals(jobs: Sequence[Job], data: Data, device: str, num_workers: int,
             ended = [index for index in missing if training_of[index].done()]
             failed = [index for index in ended if training_of[index].exception()]
             for index in [index for index in ended if index not in failed]:
-                finals[index] = training_of[index].result()
+                finals[index] = training_of[index].result() | {"environment": environment}
                 missing.remove(index)
                 try:
                     kept.keep_training(jobs[index], finals[index])
@@ -263,14 +270,14 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
     top1, top5 = trained.accuracy, trained.top5_accuracy
     if both_sides or job.recipe.precision != "float32":  # the network is used in float32
         top1, top5 = measure(trained.child, there.held_out, both_sides)
-    final, child = {"top1": top1, "top5": top5}, trained.child.cpu().eval()
+    final = {"top1": top1, "top5": top5}
     if isinstance(job.network, Architecture):
-        final["confusions"] = confusion_matrix(child, data, both_sides)
+        final["confusions"] = confusion_matrix(trained.child.eval(), there, both_sides)
     if job.keep_weights:
         saved = {
             "architecture": str(job.network),
             "extra_filters": job.network.extra_filters,
-            "state_dict": child.state_dict(),
+            "state_dict": trained.child.cpu().state_dict(),
             "image_shape": tuple(data.train.pixels.shape[1:]),
             "num_classes": data.num_classes,
             **data.preparation._asdict(),
@@ -282,10 +289,10 @@ def final_child(shared: tuple, index: int, job: Job, device: str) -> dict:
 
 @torch.inference_mode()
 def confusion_matrix(child: Child, data: Data, both_sides: bool = False) -> list[list[int]]:
-    """How many test images of each class a child, on the CPU, takes for which (classes, classes)."""
+    """How many test images of each class a child takes for which (classes, classes); both are on one device."""
     network = FromPixels(child, both_sides)
     predicted = torch.cat([network(pixels).argmax(1) for pixels in data.held_out.pixels.split(500)])
-    pairs = data.held_out.labels * data.num_classes + predicted
+    pairs = data.held_out.labels.cpu() * data.num_classes + predicted.cpu()
     return pairs.bincount(minlength=data.num_classes**2).view(data.num_classes, -1).tolist()
 
 
@@ -328,9 +335,7 @@ def choose_architecture(args: argparse.Namespace) -> Chosen:
     if not rows:
         return Chosen(committed_architecture(args), suffix="", searched={})
     if not on_this_dataset:
-        own = ", images of your own" if searched.get("images") else ""
-        another = f"a search on {searched.get('dataset')}{own}, not on {args.dataset}"
-        raise InputError(f"{args.run_dir} holds {another}: name it by --dataset")
+        raise InputError(f"{args.run_dir} holds {search_on_others(searched, args)}")
     return Chosen(best_of_search(args.run_dir, rows), suffix="", searched=searched, found=True)
 
 
@@ -343,6 +348,16 @@ def is_search_on(searched: dict, args: argparse.Namespace) -> bool:
     pictures = datasets.path_of_pictures(args.dataset, args.data_dir)
     same_kind = bool(searched.get("images")) == (pictures is not None)
     return same_kind and (own or searched.get("dataset") == args.dataset)
+
+
+def search_on_others(searched: dict, args: argparse.Namespace) -> str:
+    """What to say of a search that used another data set, and what to do."""
+    pictures = searched.get("images")
+    if searched.get("dataset") == args.dataset == "CIFAR10":
+        used, missing = ("pictures", "they are") if pictures else ("archive", "it is")
+        return f"a search on the {used} of CIFAR10, and {missing} not what {args.data_dir} has now: use --data_dir"
+    own = ", images of your own" if pictures else ""
+    return f"a search on {searched.get('dataset')}{own}, not on {args.dataset}: name it by --dataset"
 
 
 def short_text(architecture: Architecture) -> str:

@@ -67,6 +67,7 @@ class Finals:
         self.settings = json.loads(json.dumps(settings))
         self.complete, self.same_settings = False, False
         self.wall_before = 0.0  # seconds that earlier runs took for the trainings that this one found
+        self.counted: set[str] = set()  # the names of trainings whose time is known
         self.latest = time.perf_counter()  # when the latest training ended
         if self.settings_file.exists():
             remedy = f"delete {folder}, only its trainings are lost"
@@ -100,12 +101,13 @@ class Finals:
             for file in self.folder.glob(EVERY_FILE):
                 file.unlink()
         if self.complete or not self.same_settings:
-            self.complete, self.same_settings = False, True
+            self.complete = False
             self.write_settings()
+            self.same_settings = True  # not before: if they can't be written, nothing may be kept beside others
 
     def find_training(self, job: Job) -> dict | None:
         """The result of a training that has ended before, or None."""
-        types: dict[str, type] = {"top1": float, "top5": float, "wall": float}
+        types: dict[str, type] = {"top1": float, "top5": float, "wall": float, "environment": dict}
         if isinstance(job.network, Architecture):
             types["confusions"] = list
         kept = self.find(job.name, **types)
@@ -116,7 +118,9 @@ class Finals:
             kept["saved"] = file.read_bytes() if file.exists() else b""
             if hashlib.sha256(kept["saved"]).hexdigest() != kept.get("weights"):
                 return None
-        self.wall_before += kept["wall"]
+        if job.name not in self.counted:  # else this run has made it, or found it before
+            self.wall_before += kept["wall"]
+            self.counted.add(job.name)
         return kept
 
     def keep_training(self, job: Job, final: dict) -> None:
@@ -129,6 +133,7 @@ class Finals:
             self.begin()
             utils.write_atomically(self.file(job.name, "pt"), final["saved"])
         self.keep(job.name, result)
+        self.counted.add(job.name)
 
     def seconds_since(self, started: float) -> float:
         """What all runs have taken for these trainings, this one from `started` on."""

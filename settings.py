@@ -141,8 +141,9 @@ def space_around(network: Architecture, searched: dict) -> SearchSpace:
     """The space of a network, as deep as it is; `searched` are the settings of its search, empty if there was none."""
     pooling = sum(layer.pool for layer in network.layers)
     strides = any(layer.conv.get("stride", (1, 1)) != (1, 1) for layer in network.layers)
-    flags = {"space": "small" if network.hidden else "paper", "strides": strides, "pooling": pooling}
-    return space_of(searched if searched.get("space") == flags["space"] else flags, len(network.layers))
+    flags = {"space": "small" if network.hidden else "paper", "strides": strides}
+    flags = searched if searched.get("space") == flags["space"] else flags
+    return space_of({**flags, "pooling": pooling}, len(network.layers))
 
 
 def make_controller(args: argparse.Namespace, space: SearchSpace) -> Controller:
@@ -174,10 +175,15 @@ def child_recipe(args: argparse.Namespace, data: datasets.Data) -> Recipe:
 
 
 def may_mirror(args: argparse.Namespace, default: bool | None = None) -> bool:
-    """Whether final trainings mirror images: what --mirror says, or `default`, or what suits a built-in data set."""
+    """Whether final trainings mirror images: what --mirror says, or `default`, or what suits recipe and data set."""
     if args.mirror is not None:
         return args.mirror
-    return args.dataset in datasets.SAME_IN_A_MIRROR if default is None else default
+    return mirrors_by_default(args) if default is None else default
+
+
+def mirrors_by_default(args: argparse.Namespace) -> bool:
+    """Whether images are mirrored if nothing is said: the paper's recipe does, and some built-in data sets allow it."""
+    return args.child_recipe == "paper" or args.dataset in datasets.SAME_IN_A_MIRROR
 
 
 def within_limits(architecture: Architecture, data: datasets.Data, limits: dict) -> bool:
@@ -211,7 +217,7 @@ def config(run: Run) -> dict:
     del settings["recipe"]["precision"]  # it is there as a flag
     settings["version"] = utils.COMPATIBLE_WITH
     settings["mirror"] = may_mirror(run.args)
-    by_default = {"pooling": 0, "precision": "float32", "mirror": run.args.dataset in datasets.SAME_IN_A_MIRROR}
+    by_default = {"pooling": 0, "precision": "float32", "mirror": mirrors_by_default(run.args)}
     pictures = datasets.path_of_pictures(run.args.dataset, run.args.data_dir)
     settings["images"] = datasets.fingerprint(run.data) if pictures else None
     for name in [name for name, value in by_default.items() if settings[name] == value]:

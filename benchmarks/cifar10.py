@@ -1,18 +1,18 @@
 """The paper's experiment on CIFAR-10, as far as a machine goes: searches, final trainings, and a figure as its Fig. 6.
 
-    python -m benchmarks.cifar10                        two cores: the searches and trainings of docs/cifar10.md, seven hours
+    python -m benchmarks.cifar10                        two cores: the searches and trainings of docs/cifar10.md, five hours
     python -m benchmarks.cifar10 --machine gpu          one GPU: deeper networks and longer trainings, not measured yet
     python -m benchmarks.cifar10 --minutes 8            stops after so long; the same command goes on from there
     python -m benchmarks.cifar10 --rehearse True        all commands with a few images, in runs/rehearsal
 
 Each step is a command of train.py, which is printed, so that it can be copied. Its files stand in results/cifar10*/. A
-command that has ended before takes seconds. After each step it writes results/cifar10-paper.json and .png, for a GPU
+search that has ended before takes seconds, and so does a final training whose folder finals*/ is there; a clone has none.
+After each step it writes results/cifar10-paper.json and .png, for a GPU
 results/cifar10-gpu.json and .png: how the searches compare, and what those with seed 0 and their final trainings cost.
 """
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -47,6 +47,7 @@ GPU_SPACE = split("--use_cuda True --workers 8 --space paper --num_layers 15 --p
 GPU_SEARCH = [*GPU_SPACE, "--num_children", "200", "--child_epochs", "1"]
 GPU_FINAL = split("--use_cuda True --eval_epochs 60 --num_seeds 2 --precision bfloat16")
 MORE_FILTERS = ["--extra_filters", "40"]  # the paper's last step
+HAND_MADE = "c3x3f36-c3x3f36mi1-c3x3f36i1.2-c3x3f36mi2.3-c3x3f36i3.4-c3x3f36i4.5"  # each layer on the two before it
 
 
 def folder(root: Path, name: str, strategy: str = "reinforce", seed: int = 0) -> Path:
@@ -91,16 +92,23 @@ def steps(machine: str, root: Path) -> Iterator[list[str]]:
     yield from searches(root, name, CPU_SEARCH, SEEDS)
     yield of_controller
     yield [*of_controller, *MORE_FILTERS]
+    first = folder(root, name)
+    yield short_final_training(first, HAND_MADE)
     for seed in SEEDS:
         for strategy in ("reinforce", "random"):
-            yield short_final_training(folder(root, name, strategy, seed))
-    yield [*short_final_training(folder(root, name)), "--references", "True"]
+            where = folder(root, name, strategy, seed)
+            references = ["--references", "True"] if where == first else []
+            yield [*short_final_training(where, pick_of(where)), *references]
 
 
-def short_final_training(where: Path) -> list[str]:
-    """The command that trains a search's pick for eight epochs; it is named, so that no longer training is replaced."""
-    pick = json.loads((where / "best.json").read_text())["architecture"]
-    return ["--mode", "evaluate", *DATASET, *CPU_SHORT_FINAL, "--run_dir", str(where), "--architecture", pick]
+def short_final_training(where: Path, architecture: str) -> list[str]:
+    """The command that trains a network for eight epochs; it is named, so that no longer training is replaced."""
+    return ["--mode", "evaluate", *DATASET, *CPU_SHORT_FINAL, "--run_dir", str(where), "--architecture", architecture]
+
+
+def pick_of(where: Path) -> str:
+    """The text form of the network that a search returned."""
+    return json.loads((where / "best.json").read_text())["architecture"]
 
 
 def shortened(command: list[str]) -> list[str]:
@@ -115,7 +123,7 @@ def run(command: list[str], until: float) -> bool:
     try:
         status = process.wait(max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # it ends in order; SIGINT would be ignored in the background of a script
         process.wait()
         return False
     if status:
@@ -135,9 +143,9 @@ def quarters(values: np.ndarray) -> tuple[float, float]:
 
 
 def column(where: Path, name: str) -> np.ndarray:
-    """A number of each of a search's children, in the order of sampling (n,)."""
+    """A number of each of a search's children that could be trained, in the order of sampling (n,)."""
     rows, _ = read_ledger(where / "children.jsonl")
-    return np.array([rows[child][name] for child in sorted(rows)])
+    return np.array([rows[child][name] for child in sorted(rows) if "error" not in rows[child]])
 
 
 def accuracies_of(where: Path) -> np.ndarray:
@@ -187,11 +195,13 @@ def leads_at_equal_size(root: Path, name: str, seeds: Sequence[int]) -> list[flo
 
 
 def cost_of_search(where: Path) -> dict:
-    """Trainings of a search, finalists' included, and what they cost: core-hours, and floating-point operations."""
+    """Trainings of a search, finalists' included, and what they cost: core-hours, and floating-point operations.
+
+    A network whose feature maps would vanish is not trained.
+    """
     settings = json.loads((where / "config.json").read_text())["settings"]
-    rows, _ = read_ledger(where / "children.jsonl")
-    again = (where / "finalists.jsonl").read_text().splitlines() if (where / "finalists.jsonl").exists() else []
-    trainings = [*rows.values(), *map(json.loads, again)]
+    children, finalists = (read_ledger(where / name)[0] for name in ("children.jsonl", "finalists.jsonl"))
+    trainings = [row for row in (*children.values(), *finalists.values()) if "error" not in row]
     images = (settings["train_images"] or TRAIN_IMAGES) * settings["recipe"]["epochs"]
     return {
         "trainings": len(trainings),
@@ -311,10 +321,9 @@ def cifar10_searches() -> str:
     return table(header, rows)
 
 
-def after_eight_epochs(where: Path) -> dict:
-    """What evaluate wrote of a search's pick, trained for eight epochs."""
-    pick = read(where, "best.json")["architecture"]
-    return read(where, f"evaluation-{pick}.json")
+def after_eight_epochs(where: Path, architecture: str) -> dict:
+    """What evaluate wrote of a network that was trained for eight epochs."""
+    return read(where, f"evaluation-{architecture}.json")
 
 
 def cifar10_picks() -> str:
@@ -322,7 +331,8 @@ def cifar10_picks() -> str:
     rows = []
     for seed in SEEDS:
         for strategy, name in (("reinforce", "controller"), ("random", "random search")):
-            found = after_eight_epochs(folder(RESULTS, "cifar10-paper", strategy, seed))
+            where = folder(RESULTS, "cifar10-paper", strategy, seed)
+            found = after_eight_epochs(where, pick_of(where))
             accuracy = f"{spread(found['top1'])} (n = {len(found['top1'])})"
             rows.append([seed, name, accuracy, f"{found['parameters']:,}", f"{found['flops'] / 1e6:.0f}"])
     return table(["seed", "", "test accuracy", "parameters", "MFLOPs"], rows)
@@ -330,10 +340,14 @@ def cifar10_picks() -> str:
 
 def cifar10_references() -> str:
     """The controller's pick and networks that nobody searched for, trained for the same short time."""
-    found = after_eight_epochs(RESULTS / "cifar10-paper")
-    pick = found | {"name": "the pick", "epochs": found["recipe"]["epochs"]}
+    where = RESULTS / "cifar10-paper"
+    pick = after_eight_epochs(where, pick_of(where))
+    named = [
+        result | {"name": name, "epochs": result["recipe"]["epochs"]}
+        for name, result in (("the pick", pick),)
+    ]
     rows = []
-    for row in (pick, *found["references"]):
+    for row in (*named, *pick["references"]):
         label = f"{row['name']} (n = {len(row['top1'])})"
         rows.append([label, spread(row["top1"]), f"{row['parameters']:,.0f}", f"{row['epochs']:.2g}"])
     return table(["", "test accuracy", "parameters", "epochs"], rows)

@@ -5,8 +5,9 @@
 The networks are drawn uniformly from those of six layers with two max-poolings and at most 60 million FLOPs an image, as
 in the searches of docs/cifar10.md. Everything is trained on the 45,000 images of a search. As in
 `benchmarks.reward_fidelity`, a reward is measured on the validation images where the judge is measured on the test images
-and the other way round, so that the luck of 5,000 images does not count as knowledge. Writes results/cifar10_rewards.csv
-(a row for each training) and results/cifar10_rewards.json (correlations).
+and the other way round, so that the luck of 5,000 images does not count as knowledge. Trainings with one seed share their
+first weights and the order of images, so the judge of a reward is the training with another seed. Writes
+results/cifar10_rewards.csv (a row for each training) and results/cifar10_rewards.json (correlations).
 """
 
 from dataclasses import asdict, replace
@@ -55,7 +56,8 @@ def panel(data) -> list[str]:
 def summarize(rows: dict[tuple, dict], networks: list[str]) -> dict:
     """For each recipe its time, its accuracy, and its rank correlation with the judge, with a 95 % interval.
 
-    Of each network all seeds count that every network has.
+    Of each network all seeds count that every network has. The best recipe is that of these networks, not chosen anew in
+    each resample: a recipe is rather called below it.
     """
     seeds = {name: [s for s in SEEDS if all((name, a, s) in rows for a in networks)] for name in RECIPES}
     complete = [name for name in RECIPES if seeds[name]]
@@ -65,26 +67,38 @@ def summarize(rows: dict[tuple, dict], networks: list[str]) -> dict:
         for kind in ("val_accuracy", "test_accuracy", "seconds")
     }
     result = {"networks": len(networks), "judge": {"trainings": len(seeds[JUDGE])}, "recipes": {}}
-    if not seeds[JUDGE]:
+    if len(seeds[JUDGE]) < 2:
         return result
     result["judge"] |= accuracy_and_noise(value[JUDGE, "val_accuracy"])
 
     random, everything = np.random.default_rng(0), np.arange(len(networks))
     drawn = np.stack([everything, *(random.choice(everything, len(networks)) for _ in range(2000))])
-    found = {
-        name: np.mean([fidelity(value[name, a], value[JUDGE, b].mean(1), drawn) for a, b in IMAGES["other"]], 0)
-        for name in complete
-        if name != JUDGE
-    }
+
+    def correlations(name: str) -> np.ndarray:
+        """Mean rank correlation of a recipe's rewards, each with the judge of another seed and on other images."""
+        return np.mean(
+            [
+                fidelity(value[name, images][:, [i]], judge_without(seed, others), drawn)
+                for images, others in IMAGES["other"]
+                for i, seed in enumerate(seeds[name])
+            ],
+            0,
+        )
+
+    def judge_without(seed: int, images: str) -> np.ndarray:
+        """The judge's accuracies (networks,) without its training of this seed, which begins with the same weights."""
+        return value[JUDGE, images][:, [s != seed for s in seeds[JUDGE]]].mean(1)
+
+    found = {name: correlations(name) for name in complete if name != JUDGE}
     leader = max(found, key=lambda name: found[name][0])
-    for name, correlations in found.items():
+    for name, resampled in found.items():
         row = {"recipe": asdict(RECIPES[name]), "trainings": len(seeds[name])}
-        row["seconds"] = float(value[name, "seconds"][:, -1].mean())  # of one run, with the same load
+        row["seconds"] = float(np.median(value[name, "seconds"][:, -1]))  # the first ones include a process' start
         row |= accuracy_and_noise(value[name, "val_accuracy"])
-        row["correlation"] = float(correlations[0])
-        row["correlation_ci"] = np.quantile(correlations[1:], (0.025, 0.975)).tolist()
+        row["correlation"] = float(resampled[0])
+        row["correlation_ci"] = np.quantile(resampled[1:], (0.025, 0.975)).tolist()
         row["is_best"] = name == leader
-        row["below_best_ci"] = np.quantile((found[leader] - correlations)[1:], (0.025, 0.975)).tolist()
+        row["below_best_ci"] = np.quantile((found[leader] - resampled)[1:], (0.025, 0.975)).tolist()
         result["recipes"][name] = row
     return result
 
@@ -97,12 +111,12 @@ def accuracy_and_noise(accuracies: np.ndarray) -> dict:
 
 def rewards_table() -> str:
     """What one reward says of the accuracy after eight epochs, by recipe, and what it costs."""
-    header = ["a reward's training", "core-seconds", "accuracy", "correlation with the judge", "below the best"]
+    header = ["a reward's training", "n", "core-seconds", "accuracy", "correlation with the judge", "below the best"]
     rows = []
     for name, row in read("cifar10_rewards.json")["recipes"].items():
         correlation = "{:.2f} ({:.2f} to {:.2f})".format(row["correlation"], *row["correlation_ci"])
         below = "{:.2f} to {:.2f}".format(*row["below_best_ci"]) if not row["is_best"] else "the best"
-        rows.append([name, f"{row['seconds']:.1f}", f"{row['accuracy']:.1%}", correlation, below])
+        rows.append([name, row["trainings"], f"{row['seconds']:.1f}", f"{row['accuracy']:.1%}", correlation, below])
     return table(header, rows)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import datasets
 import evaluation
 import settings
 import train
+import utils
 from benchmarks import cifar10, cifar10_rewards
 from datasets import CIFAR10_CLASSES
 from search_space import parse_architecture
@@ -78,6 +81,16 @@ def test_mirrored_photographs_of_ones_own_train_as_cifar10_does(pictures, tmp_pa
     assert not torch.equal(built_in["state_dict"]["convs.0.weight"], as_letters["state_dict"]["convs.0.weight"])
 
 
+def test_a_search_on_ones_own_photographs_is_that_on_cifar10(pictures, tmp_path):
+    """With the same length of a training, which is at least 300 steps on the reader's own images."""
+    search = ("--num_children", 2, "--num_finalists", 0, "--child_epochs", 1)
+    run("--dataset", "CIFAR10", "--data_dir", pictures, "--run_dir", tmp_path / "built_in", *search)
+    run("--dataset", pictures / "cifar10", "--mirror", "True", "--run_dir", tmp_path / "own", *search)
+    rows = [utils.read_ledger(tmp_path / name / "children.jsonl")[0] for name in ("built_in", "own")]
+    built_in, own = ([row | {"seconds": 0} for row in found.values()] for found in rows)
+    assert len(own) == 2 and built_in == own
+
+
 def test_a_search_on_a_folder_of_cifar10_goes_on_and_keeps_its_mirror(pictures, tmp_path, capsys):
     search = ("--dataset", "CIFAR10", "--data_dir", pictures, "--run_dir", tmp_path, "--child_epochs", 1)
     run(*search, "--num_children", 1)
@@ -113,6 +126,13 @@ def test_poolings_and_more_filters_through_the_flags(pictures, tmp_path):
         tensor.numel() for name, tensor in saved["state_dict"].items() if "running" not in name and "num_b" not in name
     )
 
+    page = (utils.ROOT / "docs" / "own_data.md").read_text()
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "load_state_dict" in block)
+    program = program.replace("runs/mnist/best_child.pt", f"{tmp_path}/best_child-5_more_filters.pt")
+    found: dict = {}
+    exec(program.replace("1, 1, 28, 28", "1, 3, 32, 32"), found)
+    assert found["logits"].shape == (1, 10)
+
 
 @pytest.mark.parametrize(
     "flags, reason",
@@ -127,7 +147,7 @@ def test_poolings_and_more_filters_through_the_flags(pictures, tmp_path):
 )
 def test_flags_that_contradict_themselves_are_one_line(flags, reason, tmp_path, capsys):
     assert reason in refused(capsys, *flags, "--run_dir", tmp_path / "run")
-    assert not (tmp_path / "run" / "children.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_not_cifar10_is_one_line(pictures, tmp_path, capsys):
@@ -167,6 +187,29 @@ def test_without_pictures_and_archive_the_line_names_both(tmp_path, monkeypatch)
         datasets.InputError, match=r"put cifar-10-python\.tar\.gz into .*, or its pictures into .*/cifar10/"
     ):
         datasets.search_data("CIFAR10", tmp_path)
+
+
+def test_a_torn_archive_beside_the_pictures_is_named(pictures, tmp_path, monkeypatch):
+    import torchvision
+
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    (tmp_path / "cifar10").symlink_to(pictures / "cifar10")
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"torn")
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    with pytest.raises(datasets.InputError, match=r"remove cifar-10-python\.tar\.gz .* to use the pictures in"):
+        datasets.search_data("CIFAR10", tmp_path)
+
+
+def test_the_pictures_do_not_continue_a_search_on_the_archive(pictures, tmp_path, capsys):
+    common = ("--dataset", "CIFAR10", "--data_dir", pictures, "--run_dir", tmp_path / "run")
+    run(*common, "--child_epochs", 1, "--num_children", 1)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["settings"]["images"] = None  # as after a search on the archive
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    line = refused(capsys, *common, "--mode", "evaluate")
+    assert f"holds a search on the archive of CIFAR10, and it is not what {pictures} has now: use --data_dir" in line
 
 
 def test_the_archive_wins_over_the_pictures(pictures, tmp_path):
@@ -267,8 +310,17 @@ def test_each_step_is_a_command_that_the_program_takes(machine, searches, tmp_pa
     assert (str(args.architecture) == "c3x3f36-c5x1f48i1") == (machine == "cpu")  # the last step: short trainings
 
 
-def test_a_step_is_interrupted_when_the_time_is_over():
-    assert not cifar10.run(["--help"], time.monotonic())
+def test_a_step_is_interrupted_when_the_time_is_over(tmp_path, monkeypatch):
+    """Also where SIGINT is ignored, as in the background of a script."""
+    (tmp_path / "train.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(cifar10, "ROOT", tmp_path)
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        started = time.monotonic()
+        assert not cifar10.run([], time.monotonic() + 0.5)
+        assert time.monotonic() - started < 50
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def test_a_step_that_fails_ends_the_experiment(capfd):
@@ -280,9 +332,14 @@ def test_a_step_that_fails_ends_the_experiment(capfd):
 def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
     where = tmp_path / "search"
     write_search(where, [0.5, 0.6])
-    (where / "finalists.jsonl").write_text('{"child": 1, "seconds": 34.0, "flops": 1000}\n')
+    rows = (where / "children.jsonl").read_text().splitlines(keepends=True)
+    second = json.loads(rows[0])
+    (where / "finalists.jsonl").write_text(json.dumps(second | {"seconds": 34.0}) + "\n" + '{"torn')
+    impossible = second | {"child": 2, "val_accuracy": 0.0, "seconds": 5.0, "flops": 0, "error": "vanishes"}
+    (where / "children.jsonl").write_text("".join(rows) + json.dumps(impossible) + "\n")
     cost = cifar10.cost_of_search(where)
     assert cost == {"trainings": 3, "core_hours": 36 / 3600, "flops": 3 * 3 * 9000 * 1000}
+    assert cifar10.flops_of(where).tolist() == [1000, 1000]
 
     result = {"architecture": "c3x3f36m-c5x1f48i1", "extra_filters": 40, "parameters": 7, "seconds": 60.0}
     result |= {"top1": [0.9, 0.92], "top1_mean": 0.91, "top1_std": 0.01, "flops": 1000, "train_images": 50_000}
@@ -310,9 +367,12 @@ def test_a_reward_is_judged_by_the_trainings_that_there_are():
             rows[name, network, seed] = {"val_accuracy": accuracy, "test_accuracy": accuracy, "seconds": 1.0}
     assert cifar10_rewards.summarize(rows, networks)["recipes"] == {}
 
-    for seed in (0, 1):
-        for network in networks:
-            rows["judge", network, seed] = rows["9,000 images", network, seed]
+    for network in networks:
+        rows["judge", network, 0] = rows["9,000 images", network, 0]
+    assert cifar10_rewards.summarize(rows, networks)["recipes"] == {}  # its only training begins with the same weights
+
+    for network in networks:
+        rows["judge", network, 1] = rows["9,000 images", network, 1]
     found = cifar10_rewards.summarize(rows, networks)
     assert found["judge"]["accuracy"] == pytest.approx(0.55) and found["judge"]["noise"] == 0
     assert list(found["recipes"]) == ["9,000 images", "18,000 images"]
@@ -322,3 +382,22 @@ def test_a_reward_is_judged_by_the_trainings_that_there_are():
     assert worse["trainings"] == 1 and not worse["is_best"]
     assert worse["correlation"] == pytest.approx(1 - 6 * 2 / 990)  # Spearman's formula
     assert worse["below_best_ci"][1] > 0
+
+
+def test_a_reward_is_judged_by_another_seed_and_on_other_images():
+    """Worked out by hand: Spearman's correlation is 1 - 12/990 where two neighbours of ten are exchanged."""
+    networks = [f"network {number}" for number in range(10)]
+    right = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    two_exchanged, reversed_order = [0.2, 0.1, *right[2:]], right[::-1]
+    rows = {}
+    for name, seed, val, test in (
+        ("9,000 images", 0, right, right),
+        ("judge", 0, reversed_order, reversed_order),  # it begins with the weights of the reward
+        ("judge", 1, right, two_exchanged),
+    ):
+        for i, network in enumerate(networks):
+            rows[name, network, seed] = {"val_accuracy": val[i], "test_accuracy": test[i], "seconds": 1.0}
+    (found,) = cifar10_rewards.summarize(rows, networks)["recipes"].values()
+    assert found["correlation"] == pytest.approx(1 - 6 / 990)  # the mean of 1 and 1 - 12/990
+    low, high = found["correlation_ci"]
+    assert low < found["correlation"] < high <= 1 and found["below_best_ci"] == [0, 0]

@@ -126,6 +126,20 @@ def test_other_images_are_other_settings(trainings, own, stop_after, capsys):  #
     assert "with other settings (the images have changed)" in refused(capsys, *EVALUATE, "--dataset", own)
 
 
+def test_other_names_of_classes_are_other_settings(trainings, monkeypatch):  # noqa: F811
+    """They stand in the files of the network."""
+    load = datasets.load_images
+
+    def renamed(*args, **more):
+        images, preparation = load(*args, **more)
+        return images, preparation._replace(classes=("nought", *preparation.classes[1:]))
+
+    train.main([*EVALUATE, "--num_seeds", "1"])
+    monkeypatch.setattr(datasets, "load_images", renamed)
+    train.main([*EVALUATE, "--num_seeds", "1"])
+    assert len(trainings) == 2 and result_of("run")["classes"][0] == "nought"
+
+
 def test_trainings_of_a_complete_evaluation_are_used_again(trainings, capsys):  # noqa: F811
     for flags, new in ((["--num_seeds", "2"], 2), (["--num_seeds", "5"], 3), (["--num_seeds", "3"], 0)):
         trainings.clear()
@@ -252,6 +266,35 @@ def test_the_time_is_that_of_all_runs(trainings, stop_after, monkeypatch):  # no
     for num_seeds in (2, 5):
         train.main([*EVALUATE, "--num_seeds", str(num_seeds)])
         assert json.loads(RESULT.read_text())["seconds"] == 10 * num_seeds
+    monkeypatch.setattr(references, "largest", lambda *_: parse_architecture(NETWORK))  # trained already: not counted
+    train.main([*EVALUATE, "--num_seeds", "5", "--references"])
+    assert json.loads(RESULT.read_text())["seconds"] == 10 * (5 + 5 + 10 + 5 + 5)
+
+
+def test_trainings_keep_where_they_ran(trainings, monkeypatch):  # noqa: F811
+    """An evaluation that is given again, or goes on elsewhere, names the machines that made its numbers."""
+    for machine, num_seeds in (("first", "1"), ("second", "1"), ("second", "3")):
+        monkeypatch.setattr(utils, "environment", lambda device, machine=machine: {"machine": machine})
+        train.main([*EVALUATE, "--num_seeds", num_seeds])
+        result = json.loads(RESULT.read_text())
+        assert result["machine"] == "first"
+        assert result["other_environments"] == ([{"machine": "second"}] if num_seeds == "3" else [])
+
+
+def test_settings_that_cannot_be_written_mix_no_trainings(trainings, monkeypatch, capsys):  # noqa: F811
+    """Nothing is kept beside the settings of other trainings."""
+    train.main([*EVALUATE, "--num_seeds", "2"])
+    write_settings = Finals.write_settings
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Finals, "write_settings", full)
+    assert "the disk is full" in refused(capsys, *EVALUATE, "--num_seeds", "2", "--train_images", "500")
+    monkeypatch.setattr(Finals, "write_settings", write_settings)
+    trainings.clear()
+    train.main([*EVALUATE, "--num_seeds", "2"])
+    assert len(trainings) == 2
 
 
 # --- the progress line --------------------------------------------------------------------------------------------
@@ -287,6 +330,7 @@ def test_the_space_around_a_network_is_that_of_its_search():
     assert space_around(strided, {}) == PaperSpace(1, strides=True)
     assert space_around(strided, {"space": "small", "strides": False}) == PaperSpace(1, strides=True)
     assert space_around(parse_architecture("c3x3f24m-c1x1f24mi1-c1x1f24i2"), {}) == PaperSpace(3, pooling=2)
+    assert space_around(plain, searched | {"pooling": 2}) == PaperSpace(2, strides=True)  # it has no room for two
 
 
 def test_a_widened_network_has_files_of_its_own(trainings):  # noqa: F811

@@ -397,11 +397,13 @@ def test_what_is_said_of_cifar10_beside_random_search_is_so():
 
 
 def test_what_is_said_of_cifar10s_references_is_so():
-    found = cifar10.after_eight_epochs(RESULTS / "cifar10-paper")
+    where = RESULTS / "cifar10-paper"
+    found = cifar10.after_eight_epochs(where, cifar10.pick_of(where))
     others = {row["name"]: row for row in found["references"]}
     assert 0.065 < found["top1_mean"] - others["random networks"]["top1_mean"] < 0.075
     assert abs(found["top1_mean"] - others["largest network"]["top1_mean"]) < 0.002
-    random_search = cifar10.after_eight_epochs(RESULTS / "cifar10-paper-random")["top1_mean"]
+    where = RESULTS / "cifar10-paper-random"
+    random_search = cifar10.after_eight_epochs(where, cifar10.pick_of(where))["top1_mean"]
     said = " ".join(TEXT["cifar10.md"].split())
     assert f"{random_search:.1%} after eight epochs, where the controller's has {found['top1_mean']:.1%}" in said
     assert 0.45 < others["ResNet-18"]["epochs"] / found["recipe"]["epochs"] < 0.55

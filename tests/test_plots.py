@@ -110,6 +110,9 @@ def test_every_skip_connection_is_an_arrow():
     figure = plots.plot_architecture(parse_architecture("k5f8p2-k3f16p0"), "title")
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels[:4] == ["image", "5 x 5\n8 filters\npadding 2", "3 x 3\n16 filters\npadding 0", "classifier"]
+    figure = plots.plot_architecture(parse_architecture("c3x3f24m-c1x1f36i1"), "title")
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels[1:3] == ["3 x 3\n24 filters\nmax-pooling", "1 x 1\n36 filters"]
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -281,6 +281,14 @@ def test_the_papers_recipe_mirrors_unless_a_flag_forbids_it(flag, flip):
     assert not evaluation.judged_from_both_sides(expected)
 
 
+def test_a_search_with_the_papers_recipe_keeps_its_mirror_for_evaluate(trainings):
+    """Also where the flag is the data set's default, but not the recipe's."""
+    train.main(["--child_recipe", "paper", "--mirror", "False", "--num_children", "1", "--run_dir", "run"])
+    trainings.clear()
+    train.main(["--mode", "evaluate", "--child_recipe", "paper", "--num_seeds", "1", "--run_dir", "run"])
+    assert [training["recipe"].flip for training in trainings] == [False]
+
+
 @pytest.mark.parametrize("recipe", [EVALUATION_RECIPE, replace(EVALUATION_RECIPE, flip=True), PAPER_RECIPE])
 def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypatch, recipe):
     """Its accuracies, confusions and what is exported agree; the paper's networks are judged from one side."""
@@ -305,7 +313,14 @@ def test_a_network_trained_on_mirrored_images_is_judged_from_both_sides(monkeypa
 
 
 def test_the_gpu_reaches_the_children(trainings, monkeypatch):
-    """Here a device whose tensors have shapes only."""
+    """Here a device whose tensors have shapes only. The test images are counted there, too."""
+    counted_on = []
+
+    def confusion_matrix(child, data, both_sides):
+        counted_on.append(data.held_out.pixels.device.type)
+        return torch.eye(10, dtype=torch.int64).tolist()
+
+    monkeypatch.setattr(evaluation, "confusion_matrix", confusion_matrix)
     monkeypatch.setattr(utils, "choose_device", lambda use_cuda: "meta" if use_cuda else "cpu")
     for flags, device in (["--workers", "1"], "cpu"), (["--workers", "1", "--use_cuda", "--run_dir", "gpu"], "meta"):
         train.main([*flags, "--num_children", "2"])
@@ -313,6 +328,7 @@ def test_the_gpu_reaches_the_children(trainings, monkeypatch):
         train.main([*flags, "--mode", "evaluate", "--num_seeds", "2"])
         parts = [part for _ in range(4) for part in trainings.pop()["data"][:2]]
         assert not trainings and {tensor.device.type for part in parts for tensor in part} == {device}
+        assert {counted_on.pop(), counted_on.pop()} == {device}
     assert json.loads(Path("gpu/config.json").read_text())["settings"]["device"] == "meta"
 
 
