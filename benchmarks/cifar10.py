@@ -2,13 +2,14 @@
 
     python -m benchmarks.cifar10                        two cores: the searches and trainings of docs/cifar10.md, five hours
     python -m benchmarks.cifar10 --machine gpu          one GPU: deeper networks and longer trainings, not measured yet
-    python -m benchmarks.cifar10 --minutes 8            stops after so long; the same command goes on from there
+    python -m benchmarks.cifar10 --minutes 8            stops after so long; the same command goes on from there, but
+                                                        trainings that have not ended begin anew
     python -m benchmarks.cifar10 --rehearse True        all commands with a few images, in runs/rehearsal
 
 Each step is a command of train.py, which is printed, so that it can be copied. Its files stand in results/cifar10*/. A
 search that has ended before takes seconds, and so does a final training whose folder finals*/ is there; a clone has none.
-After each step it writes results/cifar10-paper.json and .png, for a GPU
-results/cifar10-gpu.json and .png: how the searches compare, and what those with seed 0 and their final trainings cost.
+After each step it writes results/cifar10-paper.json and .png, for a GPU results/cifar10-gpu.json and .png: how the
+searches compare, and what those with seed 0 and their final trainings cost.
 """
 
 import argparse
@@ -195,17 +196,22 @@ def leads_at_equal_size(root: Path, name: str, seeds: Sequence[int]) -> list[flo
 
 
 def cost_of_search(where: Path) -> dict:
-    """Trainings of a search, finalists' included, and what they cost: core-hours, and floating-point operations.
+    """Trainings of a search, finalists' included, and what they cost: hours, and floating-point operations.
 
-    A network whose feature maps would vanish is not trained.
+    The hours are of one core, or of a GPU that all workers share. A network whose feature maps would vanish is not
+    trained.
     """
     settings = json.loads((where / "config.json").read_text())["settings"]
     children, finalists = (read_ledger(where / name)[0] for name in ("children.jsonl", "finalists.jsonl"))
     trainings = [row for row in (*children.values(), *finalists.values()) if "error" not in row]
     images = (settings["train_images"] or TRAIN_IMAGES) * settings["recipe"]["epochs"]
+    if settings["device"] == "cpu":
+        hours = {"core_hours": sum(row["seconds"] for row in trainings) / 3600}
+    else:
+        hours = {"gpu_hours": json.loads((where / "time.json").read_text())["wall"] / 3600}
     return {
         "trainings": len(trainings),
-        "core_hours": sum(row["seconds"] for row in trainings) / 3600,
+        **hours,
         "flops": sum(PASSES * images * row["flops"] for row in trainings),  # a row has those of a forward pass
     }
 
@@ -342,10 +348,7 @@ def cifar10_references() -> str:
     """The controller's pick and networks that nobody searched for, trained for the same short time."""
     where = RESULTS / "cifar10-paper"
     pick = after_eight_epochs(where, pick_of(where))
-    named = [
-        result | {"name": name, "epochs": result["recipe"]["epochs"]}
-        for name, result in (("the pick", pick),)
-    ]
+    named = [result | {"name": name, "epochs": result["recipe"]["epochs"]} for name, result in (("the pick", pick),)]
     rows = []
     for row in (*named, *pick["references"]):
         label = f"{row['name']} (n = {len(row['top1'])})"

@@ -240,7 +240,8 @@ def write_search(folder: Path, accuracies: Sequence[float], flops: Sequence[int]
                 "seconds": 1.0,
             }
             ledger.write(json.dumps(row) + "\n")
-    (folder / "config.json").write_text('{"settings": {"train_images": null, "recipe": {"epochs": 0.2}}}')
+    settings = {"train_images": None, "recipe": {"epochs": 0.2}, "device": "cpu"}
+    (folder / "config.json").write_text(json.dumps({"settings": settings}))
 
 
 def test_the_lead_over_random_search_by_hand(tmp_path):
@@ -340,6 +341,11 @@ def test_what_a_search_and_final_trainings_cost_by_hand(tmp_path):
     cost = cifar10.cost_of_search(where)
     assert cost == {"trainings": 3, "core_hours": 36 / 3600, "flops": 3 * 3 * 9000 * 1000}
     assert cifar10.flops_of(where).tolist() == [1000, 1000]
+
+    config = (where / "config.json").read_text()
+    (where / "config.json").write_text(config.replace("cpu", "cuda"))
+    (where / "time.json").write_text('{"wall": 720}')
+    assert cifar10.cost_of_search(where) == {"trainings": 3, "gpu_hours": 0.2, "flops": cost["flops"]}
 
     result = {"architecture": "c3x3f36m-c5x1f48i1", "extra_filters": 40, "parameters": 7, "seconds": 60.0}
     result |= {"top1": [0.9, 0.92], "top1_mean": 0.91, "top1_std": 0.01, "flops": 1000, "train_images": 50_000}
