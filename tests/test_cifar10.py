@@ -407,3 +407,10 @@ def test_a_reward_is_judged_by_another_seed_and_on_other_images():
     assert found["correlation"] == pytest.approx(1 - 6 / 990)  # the mean of 1 and 1 - 12/990
     low, high = found["correlation_ci"]
     assert low < found["correlation"] < high <= 1 and found["below_best_ci"] == [0, 0]
+
+
+def test_what_a_recipe_is_worth_in_equal_time_by_hand():
+    """The expected maxima of one, two and three normal numbers are 0, 1/√π and 1.5/√π."""
+    for n, expected in ((1, 0.0), (2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))):
+        assert cifar10_rewards.expected_maximum(n) == pytest.approx(expected, abs=1e-3)
+    assert cifar10_rewards.expected_maximum(120) == pytest.approx(2.57, abs=0.01)  # from a table of order statistics
