@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.search_quality import read_table, spend
 from benchmarks.search_tables import TABLED, TEN_PENDING, all_numbers, holm, lead, rule_of_thumb
 from benchmarks.summary import EVERYTHING, SAME_TIME
 from evaluation import print_accuracies
-from utils import VERSION
+from utils import VERSION, read_ledger
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -395,6 +396,23 @@ def test_what_is_said_of_cifar10_beside_random_search_is_so():
     assert "picks differ by {:.2f}, {:.2f} and {:.2f} points".format(*picks) in said
     assert max(map(abs, picks)) < 0.5  # the standard deviation of a reward is larger
 
+    differences, longer, largest = [], [], 0
+    for seed in cifar10.SEEDS:
+        walls = []
+        for strategy in ("reinforce", "random"):
+            where = cifar10.folder(RESULTS, "cifar10-paper", strategy, seed)
+            children, again = (read_ledger(where / name)[0] for name in ("children.jsonl", "finalists.jsonl"))
+            pairs = [(children[child]["val_accuracy"], row["val_accuracy"]) for child, row in again.items()]
+            some = [first - second for first, second in pairs]
+            differences += [difference - statistics.fmean(some) for difference in some]  # the first ones are chosen
+            walls.append(read(where.name, "time.json")["wall"])
+            largest = max(largest, *(row["parameters"] for row in children.values()))
+        longer.append(walls[0] / walls[1] - 1)
+    noise = 100 * math.sqrt(statistics.fmean(d**2 for d in differences) / 2)
+    assert f"varies by {noise:.1f} points (standard deviation, from the {len(differences)} finalists)" in said
+    assert f"searches took {min(longer):.0%} to {max(longer):.0%} longer" in said
+    assert f"have up to {largest:,} parameters" in said
+
 
 def test_what_is_said_of_cifar10s_references_is_so():
     where = RESULTS / "cifar10-paper"
@@ -407,6 +425,12 @@ def test_what_is_said_of_cifar10s_references_is_so():
     said = " ".join(TEXT["cifar10.md"].split())
     assert f"{random_search:.1%} after eight epochs, where the controller's has {found['top1_mean']:.1%}" in said
     assert 0.45 < others["ResNet-18"]["epochs"] / found["recipe"]["epochs"] < 0.55
+    accuracies, costs = [], []
+    for final in cifar10.summarize_finals(RESULTS / "cifar10-paper"):
+        accuracies.append(1 - final["test_error"])
+        costs.append(final["flops"] / final["n"] / 1e15)
+    ours = "ours reach {:.1%} with {:.2f}, and {:.1%} with {:.2f}"
+    assert ours.format(accuracies[0], costs[0], accuracies[1], costs[1]) in said
 
 
 def test_what_is_said_of_cifar10s_settings_is_so():
