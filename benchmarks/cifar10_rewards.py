@@ -81,13 +81,14 @@ def summarize(rows: dict[tuple, dict], networks: list[str]) -> dict:
     random, everything = np.random.default_rng(0), np.arange(len(networks))
     drawn = np.stack([everything, *(random.choice(everything, len(networks)) for _ in range(2000))])
 
-    def correlations(name: str) -> np.ndarray:
-        """Mean rank correlation of a recipe's rewards, each with the judge of another seed and on other images."""
+    def correlations(name: str, some: list[int]) -> np.ndarray:
+        """Mean rank correlation of a recipe's rewards of some seeds, each with another seed's judge on other images."""
         return np.mean(
             [
                 fidelity(value[name, images][:, [i]], judge_without(seed, others), drawn)
                 for images, others in IMAGES["other"]
                 for i, seed in enumerate(seeds[name])
+                if seed in some
             ],
             0,
         )
@@ -96,21 +97,34 @@ def summarize(rows: dict[tuple, dict], networks: list[str]) -> dict:
         """The judge's accuracies (networks,) without its training of this seed, which begins with the same weights."""
         return value[JUDGE, images][:, [s != seed for s in seeds[JUDGE]]].mean(1)
 
-    found = {name: correlations(name) for name in complete if name != JUDGE}
+    found = {name: correlations(name, seeds[name]) for name in complete if name != JUDGE}
     leader = max(found, key=lambda name: found[name][0])
     # the first trainings of a run include a process' start: the median does not
     seconds = {name: float(np.median(value[name, "seconds"][:, -1])) for name in found}
     for name, resampled in found.items():
         row = {"recipe": asdict(RECIPES[name]), "trainings": len(seeds[name]), "seconds": seconds[name]}
+        both = [seed for seed in seeds[name] if seed in seeds[DEFAULT]]
+        mine, default = correlations(name, both), correlations(DEFAULT, both)
+        row["above_default_ci"] = interval_of(mine - default)
         children = CHILDREN * seconds[DEFAULT] / seconds[name]
-        row["in_equal_time"] = {"children": children, "expected_best": float(resampled[0]) * expected_maximum(children)}
+        factor = expected_maximum(children)
+        row["in_equal_time"] = {
+            "children": children,
+            "expected_best": float(resampled[0]) * factor,
+            "above_default_ci": interval_of(mine * factor - default * expected_maximum(CHILDREN)),
+        }
         row |= accuracy_and_noise(value[name, "val_accuracy"])
         row["correlation"] = float(resampled[0])
-        row["correlation_ci"] = np.quantile(resampled[1:], (0.025, 0.975)).tolist()
+        row["correlation_ci"] = interval_of(resampled)
         row["is_best"] = name == leader
-        row["below_best_ci"] = np.quantile((found[leader] - resampled)[1:], (0.025, 0.975)).tolist()
+        row["below_best_ci"] = interval_of(found[leader] - resampled)
         result["recipes"][name] = row
     return result
+
+
+def interval_of(resampled: np.ndarray) -> list[float]:
+    """The 95 % interval of a number by its resamples; the first one is the number itself."""
+    return np.quantile(resampled[1:], (0.025, 0.975)).tolist()
 
 
 def expected_maximum(n: float) -> float:
