@@ -443,6 +443,33 @@ def test_what_is_said_of_cifar10s_settings_is_so():
     assert abs(base - accuracy["shifts by 2"]) < 0.005 > abs(base - accuracy["twice the learning rates"])
 
 
+def test_what_is_said_of_cifar10s_rewards_is_so():
+    said, found = " ".join(TEXT["cifar10.md"].split()), read("cifar10_rewards.json")
+    recipes = found["recipes"]
+    default, whole = recipes["9,000 images"], recipes["45,000 images"]
+    assert f"is {default['correlation']:.2f} instead of {whole['correlation']:.2f}" in said
+    assert default["above_default_ci"] == [0, 0] and whole["above_default_ci"][0] > 0
+    assert f"{found['judge']['reliability_of_one']:.0%} of their variance" in said and found["networks"] == 24
+
+    level = [name for name, row in recipes.items() if row["below_best_ci"][0] <= 0]
+    assert level == ["45,000 images", "45,000 images, mirrored"]
+    in_equal_time = {name: row["in_equal_time"] for name, row in recipes.items()}
+    assert max(in_equal_time, key=lambda name: in_equal_time[name]["expected_best"]) == "9,000 images"
+    for name in ("18,000 images", "45,000 images"):
+        low, high = in_equal_time[name]["above_default_ci"]
+        assert low < 0 < high
+    assert f"for a whole epoch by {low:.2f} to {high:.2f}" in said
+
+    for change in ("mirrored", "twice the rates", "float32"):
+        low, high = recipes[f"9,000 images, {change}"]["above_default_ci"]
+        assert low < 0 < high
+    low, high = recipes["9,000 images, half the rates"]["above_default_ci"]
+    assert f"Half the rates are worse, by {-high:.2f} to {-low:.2f}" in said and high < 0
+    slower = recipes["9,000 images, float32"]["seconds"] / recipes["9,000 images, mirrored"]["seconds"]
+    assert f"float32, which takes {slower:.1f} times as long" in said
+    assert 0.7 < 1 / slower < 0.8  # "three quarters of the time"
+
+
 def test_what_is_said_of_cifar10s_final_training_is_so():
     said = " ".join(TEXT["cifar10.md"].split())
     final, wide = (read("cifar10-paper", f"evaluation{suffix}.json") for suffix in ("", "-40_more_filters"))
