@@ -420,10 +420,23 @@ def test_what_is_said_of_cifar10s_references_is_so():
     others = {row["name"]: row for row in found["references"]}
     assert 0.065 < found["top1_mean"] - others["random networks"]["top1_mean"] < 0.075
     assert abs(found["top1_mean"] - others["largest network"]["top1_mean"]) < 0.002
-    where = RESULTS / "cifar10-paper-random"
-    random_search = cifar10.after_eight_epochs(where, cifar10.pick_of(where))["top1_mean"]
     said = " ".join(TEXT["cifar10.md"].split())
-    assert f"{random_search:.1%} after eight epochs, where the controller's has {found['top1_mean']:.1%}" in said
+    ahead, larger = [], []
+    for seed in cifar10.PAIRS_TRAINED:
+        of = [cifar10.folder(RESULTS, "cifar10-paper", strategy, seed) for strategy in ("reinforce", "random")]
+        mine, other = (cifar10.after_eight_epochs(where, cifar10.pick_of(where)) for where in of)
+        ahead.append(f"{100 * (mine['top1_mean'] - other['top1_mean']):.1f}")
+        larger.append(mine["flops"] > other["flops"])
+    assert f"ahead, by {' and '.join(ahead)} points. They are also the larger ones" in said and all(larger)
+    assert f"they are {' and '.join(ahead)} points ahead, in two pairs" in said
+    hand_made = cifar10.after_eight_epochs(RESULTS / "cifar10-paper", cifar10.HAND_MADE)
+    assert f"by {100 * (hand_made['top1_mean'] - found['top1_mean']):.1f} points with less than half" in said
+    assert hand_made["parameters"] < found["parameters"] / 2
+    assert 0.95 < hand_made["flops"] / found["flops"] < 1.05
+    assert hand_made["top1_mean"] > max(
+        cifar10.after_eight_epochs(where, cifar10.pick_of(where))["top1_mean"]
+        for where in (cifar10.folder(RESULTS, "cifar10-paper", "reinforce", seed) for seed in cifar10.PAIRS_TRAINED)
+    )
     assert 0.45 < others["ResNet-18"]["epochs"] / found["recipe"]["epochs"] < 0.55
     accuracies, costs = [], []
     for final in cifar10.summarize_finals(RESULTS / "cifar10-paper"):
